@@ -71,6 +71,7 @@ fn store() -> Sessions {
         absolute: Duration::from_hours(24),
         capacity: 64 << 30,
         per_person: 10,
+        of_providers: std::collections::BTreeMap::new(),
         refresh_wait: Duration::from_secs(10),
         store: StoreSettings::Memory,
     };

@@ -57,6 +57,7 @@ fn store(sessions: u32) -> (Sessions, Vec<SessionId>) {
         absolute: Duration::from_hours(24),
         capacity: 4 << 30,
         per_person: 10,
+        of_providers: std::collections::BTreeMap::new(),
         refresh_wait: Duration::from_secs(10),
         store: StoreSettings::Memory,
     };
@@ -351,6 +352,7 @@ fn redeem(runtime: &Runtime, provider: &Provider) -> Grant {
         nonce: "nonce",
         redirect_uri: "https://app.example.com/oauth2/callback",
         begun_at: clock.now(),
+        max_age: None,
     };
     let grant = runtime.block_on(provider.redeem(redemption, &clock));
     grant.expect("a grant")

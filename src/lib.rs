@@ -123,6 +123,10 @@
 //!
 //! 5. The browser returns to the page that the user asked for ([`login::ReturnTo`]).
 //!
+//! On a route with `silent_sign_in`, the first login of a page load asks the provider not to show a
+//! page (`prompt=none`). If the provider does not sign the user in, the browser returns to the page,
+//! and a cookie prevents another attempt.
+//!
 //! # One sign-out
 //!
 //! A sign-out ends the session on the control plane, and a task revokes the refresh token at the

@@ -66,7 +66,7 @@ impl Lifetime {
 /// Core 1.0 section 12.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Authentication {
-    /// The nonce of the authorization request.
+    /// The nonce of the authorization request. Empty if the grant has no refresh token.
     pub(crate) nonce: Box<str>,
     /// The time when the user authenticated, if the provider stated this time.
     pub(crate) auth_time: Option<Timestamp>,

@@ -23,6 +23,9 @@ pub(crate) enum Decision {
     Forbid(Forbid),
     /// No route matches the request.
     NoRoute,
+    /// The gateway is allowed to forward the request of a public route to the app without a user.
+    /// The route wants the gateway to sign the user of a page load in silently first.
+    SignInFirst(SignInFirst),
     /// The session exists but cannot be used now.
     Unavailable(Unavailable),
     /// The decision is possible only after the session is refreshed, or fetched from the store.
@@ -58,6 +61,15 @@ pub(crate) struct Challenge {
     pub(crate) other: Option<Arc<Session>>,
 }
 
+/// A request of a public route that has no session.
+#[derive(Debug)]
+pub(crate) struct SignInFirst {
+    /// The permit for the request without a user.
+    pub(crate) permit: Permit,
+    /// The reason why the request has no session that the route accepts.
+    pub(crate) cause: Cause,
+}
+
 /// The reason code for a user whom the rule of a route refuses.
 pub(crate) const REFUSED_BY_RULE: &str = "rule";
 
@@ -88,8 +100,12 @@ pub(crate) enum Cause {
     OtherInstance,
     /// The session belongs to a provider that the route does not accept.
     OtherProvider,
+    /// No request has used the session for longer than the route allows.
+    Paused,
     /// The app refused the session's access token.
     RefusedByApp,
+    /// The user has authenticated at the provider longer ago than the route allows.
+    SignInTooOld,
     /// The access token has expired, and there is no refresh token.
     TokenExpired,
     /// The store has not returned the session in time, so nobody knows whether the session is live.
@@ -99,6 +115,26 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
+    /// Returns true if a silent sign-in can help. A session that the gateway cannot read may still
+    /// be live, and a user with a session at another provider is signed in.
+    pub(crate) fn allows_silent_sign_in(self) -> bool {
+        match self {
+            Self::Expired
+            | Self::GrantEnded
+            | Self::Malformed
+            | Self::NoCookie
+            | Self::OtherInstance
+            | Self::TokenExpired
+            | Self::Unknown => true,
+            Self::Conflicting
+            | Self::OtherProvider
+            | Self::Paused
+            | Self::RefusedByApp
+            | Self::SignInTooOld
+            | Self::Unreachable => false,
+        }
+    }
+
     /// Returns a stable code for logs.
     pub(crate) fn reason(self) -> &'static str {
         match self {
@@ -109,7 +145,9 @@ impl Cause {
             Self::NoCookie => "no_cookie",
             Self::OtherInstance => "session_of_other_instance",
             Self::OtherProvider => "session_of_other_provider",
+            Self::Paused => "session_paused",
             Self::RefusedByApp => "refused_by_app",
+            Self::SignInTooOld => "sign_in_too_old",
             Self::TokenExpired => "token_expired",
             Self::Unknown => "session_unknown",
             Self::Unreachable => "session_unreachable",

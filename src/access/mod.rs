@@ -55,6 +55,7 @@ mod cross_site;
 mod decision;
 mod destination;
 mod flight;
+mod freshness;
 mod imagined;
 mod index;
 #[cfg(test)]
@@ -91,7 +92,7 @@ use self::backoff::SessionFailure;
 pub(crate) use self::buffering::BufferSettings;
 pub(crate) use self::bypass::Bypass;
 pub(crate) use self::decision::{
-    Cause, Challenge, Decision, Forbid, PermittedAnswer, REFUSED_BY_RULE,
+    Cause, Challenge, Decision, Forbid, PermittedAnswer, REFUSED_BY_RULE, SignInFirst,
 };
 use self::destination::Destination;
 use self::outcome::Fetched;
@@ -114,7 +115,7 @@ pub use self::static_answer::AnswerError;
 #[cfg(test)]
 pub(crate) use self::static_answer::AnswerSettings;
 pub(crate) use self::static_answer::{AnswerContent, StaticAnswer};
-pub(crate) use self::stream::{Continues, StreamKind, StreamPermit, StreamSettings, WatchError};
+pub(crate) use self::stream::{Continues, StreamKind, StreamPermit, StreamSettings};
 use self::wait::wait_for;
 pub(crate) use self::wait::{Unavailable, Wait};
 use crate::clock::Timestamp;
@@ -290,6 +291,11 @@ impl Access {
         if route.provider(session.provider()).is_none() {
             return self.without_session(route, Cause::OtherProvider, Some(session));
         }
+        if let Some(limits) = &route.freshness
+            && let Some(cause) = limits.exceeded(&session, now)
+        {
+            return self.without_session(route, cause, None);
+        }
         if !session.is_due(now) {
             return self.apply_rule(route, session);
         }
@@ -355,6 +361,10 @@ impl Access {
         other: Option<Arc<Session>>,
     ) -> Decision {
         if route.is_public() {
+            let signs_in = route.signs_in_silently() && cause.allows_silent_sign_in();
+            if signs_in && let Decision::Permit(permit) = self.permit(route, None) {
+                return Decision::SignInFirst(SignInFirst { permit, cause });
+            }
             return self.permit(route, None);
         }
         Decision::Challenge(Challenge {

@@ -192,6 +192,7 @@ impl Access {
                     | Decision::Challenge(_)
                     | Decision::Forbid(_)
                     | Decision::NoRoute
+                    | Decision::SignInFirst(_)
                     | Decision::Unavailable(_)
                     | Decision::Wait(_) => Recovery::Pass,
                 }

@@ -38,6 +38,7 @@ impl Fixture {
             absolute: Duration::from_hours(8),
             capacity: 1024 * 1024,
             per_person: 10,
+            of_providers: std::collections::BTreeMap::new(),
             refresh_wait: Duration::from_mins(1),
             store: StoreSettings::Memory,
         };

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
 use super::destination::Destination;
+use super::freshness::Freshness;
 use super::rewrite::{Rewrite, RewriteSettings};
-use super::route_settings::{Enforcement, Fragment, OnRefusal, RouteSettings};
+use super::route_settings::{Enforcement, Fragment, OnRefusal, RouteSettings, SilentSignIn};
 use super::rule::{Rule, Verdict};
 use super::static_answer::StaticAnswer;
 use super::stream::StreamSettings;
@@ -33,6 +34,9 @@ pub struct Route {
     pub(super) allow_preflight: bool,
     /// What a login does with the fragment of the requested address.
     fragment: Fragment,
+    silent_sign_in: SilentSignIn,
+    /// The limits for the sign-in of the users. `None` if only the limits of all sessions apply.
+    pub(super) freshness: Option<Freshness>,
     /// The sites whose pages may send unsafe requests with a user's session.
     pub(super) cross_site: CrossSite,
     pub(super) on_refusal: OnRefusal,
@@ -105,6 +109,8 @@ impl Route {
             providers,
             allow_preflight: settings.allow_preflight,
             fragment: settings.keep_fragment,
+            silent_sign_in: settings.silent_sign_in,
+            freshness: Some(settings.session).filter(|limits| !limits.is_unlimited()),
             cross_site: settings.cross_site,
             on_refusal: settings.on_upstream_401,
             app_sign_out: settings.app_sign_out,
@@ -252,6 +258,16 @@ impl Route {
     /// Whether a login keeps the fragment of the requested address.
     pub(crate) fn keeps_fragment(&self) -> bool {
         self.fragment == Fragment::Kept
+    }
+
+    /// Whether the gateway first tries to sign in the user of a page load without showing a page.
+    pub(crate) fn signs_in_silently(&self) -> bool {
+        self.silent_sign_in == SilentSignIn::First
+    }
+
+    /// The limits for the sign-in of the users. `None` if only the limits of all sessions apply.
+    pub(crate) fn freshness(&self) -> Option<&Freshness> {
+        self.freshness.as_ref()
     }
 
     /// Returns the credential settings in the table of the route.

@@ -7,6 +7,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
 
 use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
+use super::freshness::Freshness;
 use super::rewrite::RewriteSettings;
 use super::rule::Rule;
 use super::static_answer::AnswerSettings;
@@ -49,6 +50,12 @@ pub struct RouteSettings {
     /// What a login does with the fragment of the requested address.
     #[serde(default)]
     pub(super) keep_fragment: Fragment,
+    /// Whether the gateway first tries to sign in the user of a page load without showing a page.
+    #[serde(default)]
+    pub(super) silent_sign_in: SilentSignIn,
+    /// The limits for the sign-in of the users.
+    #[serde(default)]
+    pub(super) session: Freshness,
     /// The names of the providers whose sessions are accepted. By default, the route accepts
     /// sessions of all providers.
     pub(crate) provider: Option<ProviderNames>,
@@ -134,6 +141,23 @@ impl From<bool> for Fragment {
     }
 }
 
+/// Whether the gateway first tries to sign in the user of a page load without showing a page.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(from = "bool")]
+pub(super) enum SilentSignIn {
+    /// The gateway asks the provider whether the user is signed in there.
+    First,
+    /// The gateway begins no silent sign-in.
+    #[default]
+    Off,
+}
+
+impl From<bool> for SilentSignIn {
+    fn from(first: bool) -> Self {
+        if first { Self::First } else { Self::Off }
+    }
+}
+
 /// The name of one provider, or the names of several providers from which the user can choose.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ProviderNames(pub(super) Vec<Box<str>>);
@@ -199,6 +223,8 @@ impl Default for RouteSettings {
             answer: None,
             rewrite: RewriteSettings::default(),
             keep_fragment: Fragment::Lost,
+            silent_sign_in: SilentSignIn::Off,
+            session: Freshness::default(),
             provider: None,
             allow_preflight: false,
             cross_site: CrossSite::default(),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use super::rule::Verdict;
 use super::{Access, Permit, Route};
 use crate::clock::Timestamp;
-use crate::session::{EndRegistry, EndWatch, Session};
+use crate::session::{EndRegistry, EndWatch, Session, WatchError};
 use crate::target::Target;
 use crate::upstream::Owner;
 
@@ -175,16 +175,6 @@ pub(crate) enum StreamKind {
     Tunnel,
 }
 
-/// The reason why the gateway cannot watch the session of a stream.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum WatchError {
-    /// The session has ended.
-    Ended,
-    /// The store cannot read the session now. The session has not ended, so the client may open
-    /// another stream later. The value is a stable code for logs and metrics.
-    Unavailable(&'static str),
-}
-
 /// The permission for a stream: the route, and the session if the request belongs to a session.
 #[derive(Debug)]
 pub(crate) struct StreamPermit {
@@ -256,20 +246,10 @@ impl StreamPermit {
         &mut self,
         registry: &EndRegistry,
     ) -> Result<Option<EndWatch>, WatchError> {
-        let Some(session) = &mut self.session else {
-            return Ok(None);
-        };
-        if let Some(watch) = registry.watch(session) {
-            return Ok(Some(watch));
+        match &mut self.session {
+            Some(session) => Ok(Some(registry.follow(session).await?)),
+            None => Ok(None),
         }
-        // The registry does not accept this version of the session: the session has ended or has a
-        // newer version.
-        let newest = self.access.sessions.fetch(session.key()).await;
-        let newest = newest.map_err(|error| WatchError::Unavailable(error.reason()))?;
-        let newest = newest.ok_or(WatchError::Ended)?;
-        let watch = registry.watch(&newest).ok_or(WatchError::Ended)?;
-        *session = newest;
-        Ok(Some(watch))
     }
 
     /// Checks the stream against a new version of its session.

@@ -171,6 +171,7 @@ fn kind(decision: &Decision) -> String {
         other @ (Decision::Answer(_)
         | Decision::Permit(_)
         | Decision::NoRoute
+        | Decision::SignInFirst(_)
         | Decision::Unavailable(_)
         | Decision::Wait(_)) => panic!("{other:?}"),
     };

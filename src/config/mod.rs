@@ -11,6 +11,7 @@ mod app_fields;
 mod auth_check;
 mod buffering;
 mod changes;
+mod deadlines;
 mod habits;
 mod keys;
 mod layers;
@@ -26,6 +27,7 @@ mod rewriting;
 mod routing;
 mod section;
 mod signing;
+mod silent;
 mod site_data;
 mod static_answers;
 mod watch;
@@ -45,6 +47,7 @@ use serde::Deserialize;
 
 use self::buffering::{check_buffers, spill};
 pub(crate) use self::changes::registrations;
+use self::deadlines::with_limits;
 use self::keys::keys;
 pub(crate) use self::keys::{Digest, KeyFile, content_digest};
 pub use self::layers::{FileContent, Flags, Source, Variables};
@@ -63,6 +66,7 @@ use self::routing::{
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
+use self::silent::check_silent_sign_ins;
 use self::site_data::{SiteData, clear_site_data};
 use self::static_answers::{check_redirects, check_static_answers};
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
@@ -72,7 +76,9 @@ use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, Probes, SpillSettings};
 use crate::identity::ListedClaim;
-use crate::login::{self, CookieLimits, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints};
+use crate::login::{
+    self, CookieLimits, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints, RememberMe,
+};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::secret::Environment;
@@ -170,6 +176,7 @@ struct LoginSection {
     sign_out_by_get: bool,
     clear_site_data: Vec<SiteData>,
     userinfo_claims: Vec<ListedClaim>,
+    remember_me: RememberMe,
     state_key_file: Option<PathBuf>,
     state_key_env: Option<String>,
 }
@@ -286,8 +293,8 @@ fn build(
     let probes = probes(server.as_ref(), (login.as_ref(), asking), reader);
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
-    let (login, keys) = (login?, keys?);
-    let (server, session, routes) = (server?, session?, routes?);
+    let (login, keys, server, routes) = (login?, keys?, server?, routes?);
+    let session = with_limits(session?, (providers.limits, &routes), reader);
     let (names, log, operations) = (names?, log?, operations?);
     let (asking_proxies, oauth2_proxies) = asking_proxies?;
     let warnings = warnings(settings, (&routes, &server), (&asking_proxies, &login));
@@ -338,6 +345,7 @@ fn route_table(
     let table = app_fields::write(table, (upstreams, &names), (signing, environment), reader);
     signing::check(signing, &table, reader);
     check_routes(&table, providers, reader);
+    check_silent_sign_ins(&table, &providers.known, reader);
     check_buffers(&table, server, reader);
     check_static_answers(&table, reader);
     check_rewriting(&table, reader);
@@ -478,6 +486,8 @@ fn login_settings(
         sign_out_by_get: section.sign_out_by_get,
         clear_site_data: clear_site_data(&section.clear_site_data),
         userinfo_claims: section.userinfo_claims.clone(),
+        silent_sign_in: routes.is_some_and(|routes| routes.iter().any(Route::signs_in_silently)),
+        remember_me: section.remember_me,
     };
     if let (Some(urls), Some(routes)) = (urls, routes) {
         check_reach(urls, &login, routes, reader);

@@ -7,12 +7,13 @@ use figment::Figment;
 use figment::value::Value;
 
 use super::app_fields::kept_values;
-use super::entries;
 use super::section::Reader;
+use super::{deadlines, entries};
 use crate::access::KnownClaims;
 use crate::provider::settings::{EmailsVerified, IdentitySource};
 use crate::provider::{self, Provider, Providers, profile};
 use crate::secret::Environment;
+use crate::session::LimitsOfProviders;
 use crate::telemetry::chain;
 
 /// The providers that the settings define.
@@ -28,6 +29,8 @@ pub(super) struct ParsedProviders {
     /// The claims that each provider can give. The map does not contain the providers whose
     /// settings have a problem.
     pub(super) known: BTreeMap<String, KnownClaims>,
+    /// The limits of the providers that have limits for their sessions.
+    pub(super) limits: LimitsOfProviders,
 }
 
 /// Creates each provider whose settings have no problem.
@@ -39,7 +42,7 @@ pub(super) fn providers(
     let entries = entries(settings, reader, "providers", Some("provider"));
     let names = entries.keys().cloned().collect();
     let (mut providers, mut open) = (Providers::new(), Vec::new());
-    let mut known = BTreeMap::new();
+    let (mut known, mut limits) = (BTreeMap::new(), LimitsOfProviders::new());
     let kept = kept_values(settings);
     for (name, value) in entries {
         let key = format!("providers.{name}");
@@ -72,6 +75,8 @@ pub(super) fn providers(
                     reader.note(&format!("{key}.sign_out.webhook_key_files"), reason);
                 }
                 known.insert(name.clone(), known_claims(&settings));
+                let own = deadlines::limits(settings.session);
+                limits.extend(own.map(|own| (name.as_str().into(), own)));
                 let provider = match opened.get(&*name) {
                     Some(before) => provider.replacing(before),
                     None => Arc::new(provider),
@@ -89,6 +94,7 @@ pub(super) fn providers(
         names,
         open,
         known,
+        limits,
     }
 }
 

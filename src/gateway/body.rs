@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 
+use super::events::EventStream;
 use super::request_log::{COMPLETE, RequestLog};
 use super::streams::{LongAnswer, broken_end};
 use crate::origin;
@@ -31,6 +32,8 @@ pub(crate) struct Body {
 enum Source {
     /// The complete content.
     Complete(Full<Bytes>),
+    /// The events about a session.
+    Events(EventStream),
     /// The app has not sent the whole content. When the session of the answer ends, the gateway
     /// ends the answer.
     Long(Sending),
@@ -180,6 +183,10 @@ impl Body {
         })))
     }
 
+    pub(super) fn events(events: EventStream) -> Self {
+        Self::new(Source::Events(events))
+    }
+
     pub(super) fn empty() -> Self {
         Self::new(Source::Complete(Full::default()))
     }
@@ -228,9 +235,11 @@ impl Body {
     /// Writes the access-log event at the end of the answer, or at the end of the tunnel.
     pub(super) fn log_at_end(&mut self, log: Box<RequestLog>) {
         match &self.source {
-            Source::Complete(_) | Source::Trailed(_) | Source::Tunnel(_) | Source::Upstream(_) => {
-                self.log = Some(log);
-            }
+            Source::Complete(_)
+            | Source::Events(_)
+            | Source::Trailed(_)
+            | Source::Tunnel(_)
+            | Source::Upstream(_) => self.log = Some(log),
             Source::Long(sending) => sending.0.log_at_end(log),
         }
     }
@@ -239,9 +248,11 @@ impl Body {
     /// access log is off.
     pub(super) fn take_log(&mut self) -> Option<Box<RequestLog>> {
         match &self.source {
-            Source::Complete(_) | Source::Trailed(_) | Source::Tunnel(_) | Source::Upstream(_) => {
-                self.log.take()
-            }
+            Source::Complete(_)
+            | Source::Events(_)
+            | Source::Trailed(_)
+            | Source::Tunnel(_)
+            | Source::Upstream(_) => self.log.take(),
             Source::Long(sending) => sending.0.take_log(),
         }
     }
@@ -254,7 +265,11 @@ impl Body {
         };
         match std::mem::replace(&mut self.source, Source::Complete(Full::default())) {
             Source::Upstream(body) => Some(*body),
-            Source::Complete(_) | Source::Long(_) | Source::Trailed(_) | Source::Tunnel(_) => None,
+            Source::Complete(_)
+            | Source::Events(_)
+            | Source::Long(_)
+            | Source::Trailed(_)
+            | Source::Tunnel(_) => None,
         }
     }
 }
@@ -263,10 +278,23 @@ impl Source {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Complete(body) => body.is_end_stream(),
+            Self::Events(events) => events.end().is_some(),
             Self::Long(sending) => sending.0.is_end_stream(),
             Self::Trailed(body) => body.content.is_none() && body.trailers.is_none(),
             Self::Tunnel(_) => true,
             Self::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    /// Returns the end code of a content that was sent to its end.
+    fn end(&self) -> &'static str {
+        match self {
+            Self::Events(events) => events.end().unwrap_or(COMPLETE),
+            Self::Complete(_)
+            | Self::Long(_)
+            | Self::Trailed(_)
+            | Self::Tunnel(_)
+            | Self::Upstream(_) => COMPLETE,
         }
     }
 }
@@ -282,7 +310,7 @@ impl Drop for Body {
             // A handshake ends early if the client disconnects before the tunnel begins.
             let is_handshake = matches!(self.source, Source::Tunnel(_));
             let is_complete = self.source.is_end_stream() && !is_handshake;
-            log.ended(is_complete.then_some(COMPLETE));
+            log.ended(is_complete.then_some(self.source.end()));
         }
     }
 }
@@ -290,9 +318,11 @@ impl Drop for Body {
 impl Content for Body {
     fn take_tunnel(&mut self) -> Option<TunnelFn> {
         match &mut self.source {
-            Source::Complete(_) | Source::Long(_) | Source::Trailed(_) | Source::Upstream(_) => {
-                None
-            }
+            Source::Complete(_)
+            | Source::Events(_)
+            | Source::Long(_)
+            | Source::Trailed(_)
+            | Source::Upstream(_) => None,
             Source::Tunnel(switch) => {
                 let run = switch.0.take()?;
                 let log = self.log.take();
@@ -323,6 +353,7 @@ impl http_body::Body for Body {
             Source::Complete(body) => Pin::new(body)
                 .poll_frame(context)
                 .map_err(|never| match never {}),
+            Source::Events(events) => events.poll_frame(context).map(|frame| frame.map(Ok)),
             Source::Long(sending) => sending.0.poll_frame(context),
             Source::Trailed(body) => Poll::Ready(body.next().map(Ok)),
             Source::Tunnel(_) => Poll::Ready(None),
@@ -331,7 +362,7 @@ impl http_body::Body for Body {
         if let Some(log) = &mut this.log {
             match &polled {
                 Poll::Pending => {}
-                Poll::Ready(None) => log.ended(Some(COMPLETE)),
+                Poll::Ready(None) => log.ended(Some(this.source.end())),
                 Poll::Ready(Some(Err(BodyError::Upstream(error)))) => log.ended(broken_end(error)),
                 Poll::Ready(Some(Err(BodyError::Cut | BodyError::File(_)))) => log.ended(None),
                 Poll::Ready(Some(Ok(frame))) => log.sent(frame.data_ref().map_or(0, Bytes::len)),
@@ -348,7 +379,7 @@ impl http_body::Body for Body {
         match &self.source {
             Source::Complete(body) => body.size_hint(),
             Source::Long(sending) => sending.0.size_hint(),
-            Source::Trailed(_) => SizeHint::default(),
+            Source::Events(_) | Source::Trailed(_) => SizeHint::default(),
             Source::Tunnel(_) => SizeHint::with_exact(0),
             Source::Upstream(body) => body.size_hint(),
         }

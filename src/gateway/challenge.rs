@@ -50,6 +50,7 @@ impl WorkerSite {
         };
         let start = Start {
             alternatives,
+            prompt: self.prompt(context, challenge),
             ..Start::new(provider, return_to, context.login_origin())
         };
         match self.login().begin(start).await {

@@ -11,7 +11,7 @@ use super::sign_in::SignInRequest;
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_prefetch, see_other};
 use crate::login::{Callback, Completion, FailedLogin, PreviousSession};
-use crate::provider::ResponseMode;
+use crate::provider::{Prompt, ResponseMode};
 use crate::server::RequestBody;
 use crate::session::{Session, SessionKey};
 use crate::telemetry::chain;
@@ -134,6 +134,10 @@ impl WorkerSite {
                 Ok(self.own_sessions(context).await)
             }
             path if path == own.jwks() => self.key_set(method),
+            path if path == own.silent() => {
+                check_method(method, &[Method::GET], "GET")?;
+                Ok(self.after_silent_sign_in(context))
+            }
             _ => self.page_endpoint(context, body).await,
         }
     }
@@ -231,6 +235,9 @@ impl WorkerSite {
             Completion::AlreadySignedIn { location, cookies } => {
                 record.reason = Some("already_signed_in");
                 see_other(&location, cookies)
+            }
+            Completion::Failed(failure) if failure.prompt == Prompt::Silent => {
+                self.not_signed_in_silently(context, failure, record)
             }
             Completion::Failed(failure) => self.login_failed(context, failure),
         }

@@ -189,6 +189,11 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
             "You signed in three times, but your session belongs to another sign-in server than \
              this page requires. The administrator of this site has to check the routes."
         }
+        Some(Cause::SignInTooOld) => {
+            "You signed in three times, and each time the sign-in server stated an earlier sign-in \
+             than this page allows. The administrator of this site has to check whether the server \
+             supports max_age and auth_time."
+        }
         Some(Cause::Conflicting) => {
             "Your browser sends two different session cookies for this site. Clear this site's \
              cookies and try again."
@@ -197,6 +202,7 @@ fn loop_cause(cause: Option<Cause>) -> &'static str {
             Cause::Expired
             | Cause::GrantEnded
             | Cause::Malformed
+            | Cause::Paused
             | Cause::Unknown
             | Cause::Unreachable,
         )

@@ -3,12 +3,13 @@
 
 use http::Response;
 
-use super::sign_in::SignInRequest;
+use super::sign_in::{SignInRequest, remember_label};
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain, refuse_embedded, see_other};
 use crate::access::Cause;
 use crate::login::{
     self, FailedLogin, Login, LostSession, Redeemed, Start, StateError, TicketRequest,
 };
+use crate::provider::Prompt;
 
 impl WorkerSite {
     /// Answers a ticket request at the login host: sends the browser back with a ticket, or begins
@@ -32,7 +33,7 @@ impl WorkerSite {
         let now = self.clock().now();
         let session = self.access.live_session_of(context.session_origin(), now);
         let cause = match session.await {
-            Ok(session) if request.accepts(&session) => {
+            Ok(session) if request.accepts(&session, now) => {
                 let named = self.sessions().reference(&session);
                 return Ok(match login.answer(&request, named) {
                     Ok(url) => see_other(&url, []),
@@ -50,9 +51,17 @@ impl WorkerSite {
         let Some(provider) = request.only_provider() else {
             return Ok(self.choose_provider(context, &request));
         };
+        let headers = &context.parts.headers;
+        if request.prompt == Prompt::Silent && !login.may_sign_in_silently(headers, None) {
+            return Ok(self.send_back(&request));
+        }
         let start = Start::for_ticket(&request, provider, context.login_origin());
         Ok(match login.begin(start).await {
             Ok(started) => see_other(&started.location, started.cookies),
+            Err(error) if request.prompt == Prompt::Silent => {
+                self.metrics().login("silent", error.reason());
+                self.send_back(&request)
+            }
             Err(error) => {
                 self.metrics().login("failed", error.reason());
                 let failed = (provider, &error);
@@ -60,6 +69,12 @@ impl WorkerSite {
                 explain::login_not_started(context, failed, cause, &retry_url)
             }
         })
+    }
+
+    /// Sends the browser back to the host of a silent ticket request, without a ticket.
+    fn send_back(&self, request: &TicketRequest) -> Response<Body> {
+        let url = (self.login()).after_silent_sign_in(&request.return_to, request.host());
+        see_other(&url, [])
     }
 
     /// Returns the page on which the user chooses one of the providers of a ticket request.
@@ -72,9 +87,15 @@ impl WorkerSite {
             link.map(|link| (name, link))
         });
         match links.collect::<Result<Vec<_>, login::Error>>() {
-            Ok(links) => self
-                .choices(links.into_iter())
-                .respond(&context.parts.headers),
+            Ok(links) => {
+                let mut page = self.choices(links.into_iter());
+                if login.asks_to_remember()
+                    && let Ok(href) = login.choose_to_remember(request, &context.public_url)
+                {
+                    page = page.link(remember_label(request.remember), href);
+                }
+                page.respond(&context.parts.headers)
+            }
             Err(error) => self.not_answered(context, error, request),
         }
     }
@@ -197,7 +218,9 @@ fn lost_session(cause: Cause) -> login::Error {
         | Cause::Malformed
         | Cause::NoCookie
         | Cause::OtherProvider
+        | Cause::Paused
         | Cause::RefusedByApp
+        | Cause::SignInTooOld
         | Cause::Unknown => login::Error::TicketSession(LostSession::Ended),
     }
 }

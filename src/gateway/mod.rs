@@ -19,6 +19,7 @@ mod buffers;
 mod challenge;
 mod endpoints;
 mod error;
+mod events;
 mod explain;
 mod explanation;
 mod forward;
@@ -41,6 +42,7 @@ mod script;
 mod sign_in;
 mod sign_out;
 mod signed_in;
+mod silent;
 mod site;
 mod spill;
 mod static_answer;
@@ -261,7 +263,12 @@ impl Worker {
             record.decided = DecisionLabel::Own;
             let peer = client_connection.peer.address();
             return Step::boxed(async move {
-                match site.own_answer(&context, (peer, body), &mut record).await {
+                let answer = if context.target.path() == site.own().events() {
+                    self.events(&context, &site).await
+                } else {
+                    site.own_answer(&context, (peer, body), &mut record).await
+                };
+                match answer {
                     Ok(response) => record.answered(response),
                     Err(error) => record.refused(&error, &context.parts.headers),
                 }
@@ -280,6 +287,7 @@ impl Worker {
             other @ (Decision::Challenge(_)
             | Decision::Forbid(_)
             | Decision::NoRoute
+            | Decision::SignInFirst(_)
             | Decision::Unavailable(_)
             | Decision::Wait(_)) => Step::boxed(self.answer(context, other, body, record)),
         }
@@ -337,6 +345,12 @@ impl Worker {
                 Decision::Permit(permit) => {
                     let permit = (permit, site.clock().now());
                     return self.with_app_sign_out(context, permit, body, record).await;
+                }
+                Decision::SignInFirst(first) => {
+                    match site.sign_in_first(&context, &first, &mut record).await {
+                        Some(redirect) => break redirect,
+                        None => Decision::Permit(first.permit),
+                    }
                 }
                 Decision::Unavailable(unavailable) => {
                     record.route(&unavailable.route, DecisionLabel::Unavailable);
@@ -418,6 +432,10 @@ impl Handler for Worker {
         let record = Record::new(site, (client, id), &parts, &body);
         self.process(client_connection, parts, body, record)
             .finish(self)
+    }
+
+    fn drain_begins(&self) {
+        self.streams.drain_begins();
     }
 
     fn drain_ends(&self) {

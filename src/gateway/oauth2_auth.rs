@@ -76,6 +76,7 @@ impl WorkerSite {
                 record.route(&unavailable.route, DecisionLabel::Unavailable);
                 return Ok(explain::unavailable((context, self.own()), &unavailable));
             }
+            Decision::SignInFirst(_) => StatusCode::UNAUTHORIZED,
             Decision::Answer(_) | Decision::NoRoute | Decision::Wait(_) => StatusCode::FORBIDDEN,
         };
         Ok(answer(status))

@@ -19,6 +19,8 @@ use crate::provider::Prompt;
 pub(super) struct SignInRequest {
     provider: Option<String>,
     prompt: Prompt,
+    /// Whether the user wants the browser to keep the session cookie.
+    remember: bool,
     /// The parameters of the sign-in request that are meant for the provider. No name occurs twice.
     passed: Vec<(String, String)>,
     return_to: ReturnTo,
@@ -35,17 +37,20 @@ impl SignInRequest {
         (linked, of_proxy): (Option<ReturnTo>, Option<ReturnTo>),
     ) -> Self {
         let mut request = Self::to_return(ReturnTo::root());
-        let mut return_to = None;
+        let (mut return_to, mut max_age) = (None, None);
         let query = context.target.query().unwrap_or_default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "provider" => request.provider = Some(value.into_owned()),
                 "prompt" => request.prompt = Prompt::in_link(&value),
+                "remember" => request.remember = value == "1",
+                "max_age" => max_age = value.parse().ok(),
                 "to" => return_to = login.unseal(&value, &context.public_url),
                 name if login.passes(name, &value) => request.pass(name, value.into_owned()),
                 _ => {}
             }
         }
+        request.prompt = request.prompt.with_max_age(max_age);
         let return_to = return_to.or(linked).or(of_proxy);
         if let Some(return_to) = return_to.or_else(|| context.referrer(login.own())) {
             request.return_to = return_to;
@@ -64,6 +69,7 @@ impl SignInRequest {
         Self {
             provider: None,
             prompt: Prompt::AsNeeded,
+            remember: false,
             passed: Vec::new(),
             return_to,
         }
@@ -82,6 +88,7 @@ impl SignInRequest {
         Self {
             provider: failure.provider.as_deref().map(str::to_owned),
             prompt: failure.prompt,
+            remember: failure.remember,
             ..Self::to_return(failure.retry.clone())
         }
     }
@@ -91,6 +98,7 @@ impl SignInRequest {
         Self {
             provider: request.only_provider().map(str::to_owned),
             prompt: request.prompt,
+            remember: request.remember,
             passed: request.passed.clone(),
             return_to: request.return_to.clone(),
         }
@@ -102,6 +110,7 @@ impl SignInRequest {
         let link = SignInLink {
             provider,
             prompt: self.prompt,
+            remember: self.remember,
             passed: &self.passed,
             return_to: &self.return_to,
         };
@@ -164,20 +173,22 @@ impl WorkerSite {
         let Some(provider) = chosen.copied() else {
             return self.chooser(context, &request, &providers).respond(headers);
         };
-        let session = self
-            .access
-            .live_session_of(context.session_origin(), self.clock().now())
-            .await;
-        let signed_in = session
-            .as_ref()
-            .is_ok_and(|session| session.provider() == provider);
+        let now = self.clock().now();
+        let session = self.access.live_session_of(context.session_origin(), now);
+        let session = session.await;
+        let max_age = request.prompt.max_age();
+        let signed_in = session.as_ref().is_ok_and(|session| {
+            session.provider() == provider
+                && max_age.is_none_or(|max_age| session.is_authenticated_within(max_age, now))
+        });
         // A user who is already signed in at this provider needs no new login.
-        if request.prompt == Prompt::AsNeeded && signed_in {
+        if request.prompt.accepts_session() && signed_in {
             return see_other(&request.return_to.absolute(context.public_url.origin()), []);
         }
         let return_to = request.return_to.clone();
         let start = Start {
             prompt: request.prompt,
+            remember: request.remember,
             passed: &request.passed,
             ..Start::new(provider, return_to, context.login_origin())
         };
@@ -204,7 +215,10 @@ impl WorkerSite {
         let Ok((return_to, saved)) = saved else {
             return self.page_not_kept(context, &SignInRequest::at_provider(None));
         };
-        let request = SignInRequest::to_return(return_to);
+        let request = SignInRequest {
+            prompt: challenge.fresh_prompt(),
+            ..SignInRequest::to_return(return_to)
+        };
         let providers: Vec<&str> = challenge.route.providers().collect();
         let mut page = self.chooser(context, &request, &providers);
         page.status = StatusCode::UNAUTHORIZED;
@@ -246,7 +260,10 @@ impl WorkerSite {
         let Some(return_to) = pages.find(ReturnTo::is_short) else {
             return self.page_not_kept(context, &SignInRequest::at_provider(provider));
         };
-        let request = SignInRequest::to_return(return_to);
+        let request = SignInRequest {
+            prompt: challenge.fresh_prompt(),
+            ..SignInRequest::to_return(return_to)
+        };
         let href = request.at(provider, self.login(), &context.public_url);
         let text = "You are not signed in, or your session has ended. The sign-in opens in the \
                     whole tab.";
@@ -327,7 +344,16 @@ impl WorkerSite {
             let href = request.at(Some(name), self.login(), &context.public_url);
             (*name, href)
         });
-        self.choices(links)
+        let page = self.choices(links);
+        if !self.login().asks_to_remember() {
+            return page;
+        }
+        let other = SignInRequest {
+            remember: !request.remember,
+            ..request.clone()
+        };
+        let href = other.at(None, self.login(), &context.public_url);
+        page.link(remember_label(request.remember), href)
     }
 
     /// Creates a page with links, each with the configured name of its provider.
@@ -356,11 +382,28 @@ impl WorkerSite {
     /// providers and the route accepts only one provider, the URL names this provider. If the route
     /// accepts several providers, the URL opens a page on which the user chooses a provider.
     pub(super) fn login_url(&self, context: &RequestContext, challenge: &Challenge) -> String {
-        let choice = match only_provider(&challenge.route) {
-            Some(provider) if self.providers().len() > 1 => format!("?provider={provider}"),
-            Some(_) | None => String::new(),
-        };
-        [context.public_url.origin(), self.own().sign_in(), &choice].concat()
+        let provider = only_provider(&challenge.route);
+        let provider = provider.filter(|_provider| self.providers().len() > 1);
+        let prompt = challenge.fresh_prompt();
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(provider.map(|provider| ("provider", provider)));
+        query.extend_pairs(prompt.value().map(|prompt| ("prompt", prompt)));
+        let max_age = prompt.max_age_secs();
+        query.extend_pairs(max_age.map(|seconds| ("max_age", seconds.to_string())));
+        let query = query.finish();
+        let separator = if query.is_empty() { "" } else { "?" };
+        let (origin, path) = (context.public_url.origin(), self.own().sign_in());
+        [origin, path, separator, &query].concat()
+    }
+}
+
+/// Returns the label of the link with which the user decides whether the browser keeps the session
+/// cookie.
+pub(super) fn remember_label(remember: bool) -> &'static str {
+    if remember {
+        "\u{2611} Keep me signed in in this browser"
+    } else {
+        "\u{2610} Keep me signed in in this browser"
     }
 }
 

@@ -249,6 +249,7 @@ impl WorkerSite {
             let link = SignInLink {
                 provider: Some(provider),
                 prompt: Prompt::Login,
+                remember: false,
                 passed: &[],
                 return_to: &return_to.unwrap_or_else(ReturnTo::root),
             };

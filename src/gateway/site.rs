@@ -54,6 +54,8 @@ pub struct ProcessState {
     pub(crate) metrics: Arc<Metrics>,
     /// The number of open tunnels of each client.
     pub(crate) stream_counts: StreamCounts,
+    /// The number of open event streams of each session.
+    pub(crate) event_counts: StreamCounts,
     /// The budgets of the buffers for slow clients.
     pub(crate) buffers: Budgets,
     /// The state of the process, for health checks.
@@ -167,6 +169,10 @@ impl WorkerSite {
 
     pub(super) fn stream_counts(&self) -> &StreamCounts {
         &self.shared.process.stream_counts
+    }
+
+    pub(super) fn event_counts(&self) -> &StreamCounts {
+        &self.shared.process.event_counts
     }
 
     /// Creates the buffer of one body.

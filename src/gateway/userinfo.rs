@@ -8,7 +8,7 @@ use super::{Body, RequestContext, WorkerSite, sign_in};
 use crate::access::Cause;
 use crate::clock::Timestamp;
 use crate::identity::{Claim, ListedClaims};
-use crate::session::Session;
+use crate::session::{Session, Sessions};
 
 /// The answer of the userinfo endpoint. The answer contains no token.
 #[derive(Serialize)]
@@ -26,6 +26,32 @@ struct Userinfo<'a> {
     renewable: bool,
     login_url: String,
     logout_url: String,
+}
+
+/// The times at which a session ends for its user.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Ends {
+    /// The session ends at this time if no request uses the session.
+    pub(super) idle: Timestamp,
+    /// The session ends at this time at the latest.
+    pub(super) latest: Timestamp,
+}
+
+impl Ends {
+    /// Returns the times at which `session` ends. Without a refresh token, the user has to sign in
+    /// again when the access token has expired.
+    pub(super) fn of(sessions: &Sessions, session: &Session) -> Self {
+        let deadlines = sessions.deadlines(session);
+        let tokens = session.tokens();
+        let of_token = match tokens.refresh_token() {
+            Some(_) => Timestamp::MAX,
+            None => tokens.expires_at().unwrap_or(Timestamp::MAX),
+        };
+        Self {
+            idle: deadlines.idle.min(of_token),
+            latest: deadlines.latest.min(of_token),
+        }
+    }
 }
 
 impl WorkerSite {
@@ -49,14 +75,14 @@ impl WorkerSite {
         now: Timestamp,
     ) -> Response<Body> {
         let identity = session.identity();
-        let deadlines = self.sessions().deadlines(session);
+        let ends = Ends::of(self.sessions(), session);
         let origin = context.public_url.origin();
         let answer = Userinfo {
             provider: session.provider(),
             sub: identity.subject.as_ref().map(Claim::as_str),
             claims: ListedClaims::of(identity, self.login().userinfo_claims()),
-            idle_ends_in: deadlines.idle.since(now).as_secs(),
-            ends_in: deadlines.latest.since(now).as_secs(),
+            idle_ends_in: ends.idle.since(now).as_secs(),
+            ends_in: ends.latest.since(now).as_secs(),
             renewable: session.tokens().refresh_token().is_some(),
             login_url: [origin, self.own().sign_in()].concat(),
             logout_url: [origin, self.own().sign_out()].concat(),
@@ -71,7 +97,8 @@ impl WorkerSite {
         response
     }
 
-    fn nobody(&self, context: &RequestContext, cause: Cause) -> Response<Body> {
+    /// Answers a request of a script without a session.
+    pub(super) fn nobody(&self, context: &RequestContext, cause: Cause) -> Response<Body> {
         let origin = context.public_url.origin();
         let headers = &context.parts.headers;
         if cause == Cause::Unreachable {

@@ -141,6 +141,7 @@ mod tests {
             absolute: Duration::from_hours(8),
             capacity: 1024 * 1024,
             per_person: 10,
+            of_providers: std::collections::BTreeMap::new(),
             refresh_wait: Duration::from_secs(10),
             store: StoreSettings::Memory,
         };
@@ -167,6 +168,7 @@ mod tests {
             readiness: readiness.clone(),
             metrics,
             stream_counts: gateway::StreamCounts::default(),
+            event_counts: gateway::StreamCounts::default(),
             clock,
         };
         let keeping = tokio::spawn(maintain_sessions(process));

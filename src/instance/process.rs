@@ -53,6 +53,7 @@ impl ProcessState {
                 readiness: Readiness::default(),
                 metrics,
                 stream_counts: gateway::StreamCounts::default(),
+                event_counts: gateway::StreamCounts::default(),
                 clock: clock.clone(),
             },
             login: Arc::new(login),

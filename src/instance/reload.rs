@@ -132,6 +132,7 @@ impl Instance {
         let reconfiguration = Reconfiguration {
             idle: settings.idle,
             absolute: settings.absolute,
+            of_providers: settings.of_providers.clone(),
             per_person: settings.per_person,
             // The new settings may use another store, which may need no keys. Until the restart,
             // the gateway uses the current store with its current keys.

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::pending::{LoginDetails, PendingLogin, registration_tag};
 use super::{Error, Login, PublicUrl, Start, Started, browser};
-use crate::provider::{AuthorizationRequest, Provider, Unreachable};
+use crate::provider::{AuthorizationRequest, Prompt, Provider, Unreachable};
 use crate::session::cookie;
 
 /// The longest time that a user waits for a provider that does not answer.
@@ -37,11 +37,13 @@ impl Login {
         let origin = (start.public_url, start.headers);
         let (return_to, saved) = self.save_page(start.return_to, origin)?;
         start.return_to = return_to;
+        let attempt = (start.prompt == Prompt::Silent).then(Self::note_silent_attempt);
         let mut started = match self.login_host_for(start.public_url) {
             Some(host) => self.request_ticket(start, host, round)?,
             None => self.request_authorization(start, round).await?,
         };
         started.cookies.extend(saved);
+        started.cookies.extend(attempt);
         Ok(started)
     }
 
@@ -55,6 +57,7 @@ impl Login {
             issued_at: self.process.clock.now(),
             round,
             prompt: start.prompt,
+            remember: start.remember,
             waiting: start.waiting,
         };
         let pending = PendingLogin::new(details)?;

@@ -36,14 +36,14 @@ pub(crate) struct Redeemed {
 }
 
 impl Redeemed {
-    fn new(ticket: &Ticket, session: Option<HeaderValue>) -> Self {
+    fn new(ticket: &Ticket, cookies: impl IntoIterator<Item = HeaderValue>) -> Self {
         let others = [
             browser::remember_rounds(ticket.waiting.round.saturating_add(1)),
             cookie::clear(&ticket.waiting.tab.cookie()),
         ];
         Self {
             location: ticket.return_to.absolute(ticket.waiting.host.origin()),
-            cookies: session.into_iter().chain(others).collect(),
+            cookies: cookies.into_iter().chain(others).collect(),
         }
     }
 }
@@ -99,6 +99,7 @@ impl Login {
                 .map(Box::from)
                 .collect(),
             prompt: start.prompt,
+            remember: start.remember,
             passed: start.passed.to_vec(),
             issued_at: now,
         };
@@ -122,6 +123,26 @@ impl Login {
         public_url: &PublicUrl,
     ) -> Result<String, Error> {
         let sealed = request.at(provider).seal(&self.keys, public_url)?;
+        Ok(format!("{}?request={sealed}", self.own().ticket_request()))
+    }
+
+    /// Returns a link of the login host that answers `request` with a page on which the user chooses
+    /// a provider, but with another value of `remember`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRandomness`].
+    pub(crate) fn choose_to_remember(
+        &self,
+        request: &TicketRequest,
+        public_url: &PublicUrl,
+    ) -> Result<String, Error> {
+        let other = TicketRequest {
+            providers: request.providers.clone(),
+            remember: !request.remember,
+            ..request.at("")
+        };
+        let sealed = other.seal(&self.keys, public_url)?;
         Ok(format!("{}?request={sealed}", self.own().ticket_request()))
     }
 
@@ -242,7 +263,10 @@ impl Login {
         previous: Option<SessionKey>,
     ) -> Result<Redeemed, Box<FailedLogin>> {
         match self.host_id_cookie(&ticket, previous).await {
-            Ok(session) => Ok(Redeemed::new(&ticket, Some(session))),
+            Ok(session) => {
+                let cookies = [session].into_iter().chain(self.allow_silent_sign_in());
+                Ok(Redeemed::new(&ticket, cookies))
+            }
             Err(error) => Err(Box::new(FailedLogin::of_ticket(error, ticket))),
         }
     }
@@ -261,7 +285,7 @@ impl Login {
         ticket: Ticket,
     ) -> Result<Redeemed, Box<FailedLogin>> {
         match self.use_up(&ticket).await {
-            Ok(()) => Ok(Redeemed::new(&ticket, None)),
+            Ok(()) => Ok(Redeemed::new(&ticket, [])),
             Err(error) => Err(Box::new(FailedLogin::of_ticket(error, ticket))),
         }
     }
@@ -294,7 +318,9 @@ impl Login {
         }
         let authority = ticket.waiting.host.authority();
         let id = ticket.session.host_id(authority, &self.keys)?;
-        Ok(cookie::session(&id, sessions.cookie_lifetime()))
+        // If the user decides, only the login host keeps its cookie. The other hosts get another
+        // ticket from there.
+        Ok(cookie::session(&id, self.cookie_lifetime(false)))
     }
 
     /// Returns true if the gateway still serves the host of `waiting`.

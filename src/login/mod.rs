@@ -25,6 +25,7 @@ mod process;
 mod public_url;
 mod public_urls;
 mod redirection;
+mod remember;
 mod request;
 mod return_to;
 mod revocation;
@@ -34,6 +35,7 @@ mod sign_in_link;
 mod sign_out;
 mod sign_out_cookie;
 mod sign_out_hosts;
+mod silent;
 mod simultaneous;
 mod throttle;
 mod ticket;
@@ -60,10 +62,11 @@ pub use self::process::ProcessState;
 pub use self::public_url::PublicUrl;
 pub(crate) use self::public_urls::PublicUrls;
 pub(crate) use self::redirection::RedirectionEndpoints;
+pub(crate) use self::remember::RememberMe;
 pub use self::request::{Callback, PreviousSession, Start};
 pub use self::return_to::ReturnTo;
 pub(crate) use self::revocation::RevocationRequest;
-pub(crate) use self::same_origin::{SameOrigin, same_origin};
+pub(crate) use self::same_origin::{SameOrigin, same_origin, same_origin_get};
 pub(crate) use self::saved_page::TabPage;
 pub(crate) use self::sign_in_link::SignInLink;
 pub(crate) use self::sign_out::{AtProvider, SignedOut, SignedOutAt};
@@ -107,6 +110,10 @@ pub struct Settings {
     pub(crate) clear_site_data: Option<HeaderValue>,
     /// The claims that the userinfo endpoint returns.
     pub(crate) userinfo_claims: Vec<ListedClaim>,
+    /// Whether at least one route signs users in silently.
+    pub(crate) silent_sign_in: bool,
+    /// Whether a browser keeps the session cookie after the user has closed the browser.
+    pub(crate) remember_me: RememberMe,
 }
 
 /// The login flow with the providers of one site. All workers share one [`Login`].
@@ -371,11 +378,7 @@ impl Login {
                 let opened = self.share((details, &id), running);
                 Completion::SignedIn {
                     location: self.destination(details, opened.session, callback.public_url),
-                    cookies: vec![
-                        opened.cookie,
-                        browser::remember_rounds(details.round.saturating_add(1)),
-                        forget,
-                    ],
+                    cookies: self.signed_in_cookies(details, opened.cookie, forget),
                     provider: opened.provider,
                     session: id.key(),
                     identity,
@@ -408,6 +411,25 @@ impl Login {
         }
     }
 
+    /// Returns the `Set-Cookie` values for a browser whose user has signed in. `session` is the
+    /// cookie of the session, and `forget` deletes the cookie of the pending login.
+    fn signed_in_cookies(
+        &self,
+        details: &LoginDetails,
+        session: HeaderValue,
+        forget: HeaderValue,
+    ) -> Vec<HeaderValue> {
+        let cookies = [
+            session,
+            browser::remember_rounds(details.round.saturating_add(1)),
+            forget,
+        ];
+        cookies
+            .into_iter()
+            .chain(self.allow_silent_sign_in())
+            .collect()
+    }
+
     /// Exchanges the code of a verified authorization response. The caller must make sure that each
     /// code is exchanged only one time.
     async fn exchange(
@@ -425,6 +447,7 @@ impl Login {
             nonce: &pending.nonce(),
             redirect_uri,
             begun_at: pending.details().issued_at,
+            max_age: pending.details().prompt.max_age(),
         };
         let redeemed = provider.redeem(redemption, &self.process.clock).await;
         let duration = self

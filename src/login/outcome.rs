@@ -63,6 +63,8 @@ pub struct FailedLogin {
     /// States whether the user asked to sign in again or to choose an account, although the browser
     /// had a session.
     pub(crate) prompt: Prompt,
+    /// Whether the user wants the browser to keep the session cookie.
+    pub(crate) remember: bool,
     /// The session of the ticket, if the failed request contained a ticket.
     pub(crate) ticket_session: Option<SessionRef>,
     /// The `Set-Cookie` values of the response.
@@ -80,6 +82,7 @@ impl FailedLogin {
                 .map(|waiting| waiting.host.clone()),
             provider: details.map(|details| details.provider.clone()),
             prompt: details.map_or(Prompt::AsNeeded, |details| details.prompt),
+            remember: details.is_some_and(|details| details.remember),
             ticket_session: None,
             cookies: Vec::new(),
         }
@@ -110,6 +113,7 @@ impl FailedLogin {
             host: Some(request.host().clone()),
             provider: request.only_provider().map(Box::from),
             prompt: request.prompt,
+            remember: request.remember,
             ..Self::new(error, None)
         }
     }
@@ -149,7 +153,7 @@ impl FailedLogin {
 pub(super) fn stale_answer(failure: FailedLogin, callback: &Callback<'_>) -> Completion {
     match &callback.previous_session {
         PreviousSession::Live(session)
-            if session.provider() == callback.provider && failure.prompt == Prompt::AsNeeded =>
+            if session.provider() == callback.provider && failure.prompt.accepts_session() =>
         {
             already_signed_in(&failure, callback.public_url)
         }
@@ -172,7 +176,7 @@ pub(super) fn already_signed_in(failure: &FailedLogin, public_url: &PublicUrl) -
 pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSession) -> bool {
     match previous {
         PreviousSession::Live(session) => {
-            details.prompt == Prompt::AsNeeded
+            details.prompt.accepts_session()
                 && *session.provider() == *details.provider
                 && session.opened_at() >= details.issued_at
         }

@@ -24,6 +24,8 @@ pub(crate) struct OwnPaths {
     ticket: Box<str>,
     ticket_request: Box<str>,
     userinfo: Box<str>,
+    events: Box<str>,
+    silent: Box<str>,
     start: Box<str>,
     sessions: Box<str>,
 }
@@ -110,6 +112,17 @@ impl OwnPaths {
         &self.userinfo
     }
 
+    /// Returns the path of the endpoint that sends events about a session to a script.
+    pub(crate) fn events(&self) -> &str {
+        &self.events
+    }
+
+    /// Returns the path of the endpoint at which the browser continues after a silent sign-in that
+    /// has signed nobody in.
+    pub(crate) fn silent(&self) -> &str {
+        &self.silent
+    }
+
     /// Returns the path of the endpoint that starts a login. After the login, the user returns to
     /// the page that the query names.
     pub(crate) fn start(&self) -> &str {
@@ -180,6 +193,8 @@ impl OwnPaths {
             &self.ticket,
             &self.ticket_request,
             &self.userinfo,
+            &self.events,
+            &self.silent,
             &self.start,
             &self.sessions,
         ];
@@ -229,6 +244,8 @@ impl TryFrom<String> for OwnPaths {
             ticket: at("ticket"),
             ticket_request: at("ticket_request"),
             userinfo: at("userinfo"),
+            events: at("events"),
+            silent: at("silent"),
             start: at("start"),
             sessions: at("sessions"),
             prefix,
@@ -262,6 +279,8 @@ mod tests {
                 (own.ticket(), "ticket"),
                 (own.ticket_request(), "ticket_request"),
                 (own.userinfo(), "userinfo"),
+                (own.events(), "events"),
+                (own.silent(), "silent"),
                 (own.start(), "start"),
                 (own.sessions(), "sessions"),
                 (&own.default_callback(), "callback"),

@@ -53,8 +53,10 @@ pub(super) struct LoginDetails {
     /// The number of logins in a row that this browser has completed before this login.
     pub(super) round: u8,
     /// States whether the user asked to sign in again or to choose an account, although the browser
-    /// may have a valid session.
+    /// may have a valid session, or whether the sign-in is silent.
     pub(super) prompt: Prompt,
+    /// Whether the user wants the browser to keep the session cookie.
+    pub(super) remember: bool,
     /// The tab at another host that waits for a ticket. Only a login at the login host can have a
     /// waiting tab.
     pub(super) waiting: Option<WaitingTab>,
@@ -71,6 +73,7 @@ pub(super) fn registration_tag(fingerprint: &[u8; 32]) -> RegistrationTag {
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate key")]
 struct RawDetails<'a> {
     // The names of the fields of `RawDetails` are short, because URLs contain the state.
     p: &'a str,
@@ -80,6 +83,12 @@ struct RawDetails<'a> {
     a: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     c: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    q: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    m: Option<u32>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    k: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     g: Option<String>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
@@ -228,8 +237,11 @@ impl PendingLogin {
             r: self.details.return_to.as_str(),
             t: self.details.issued_at.as_millis(),
             n: self.details.round,
-            a: self.details.prompt != Prompt::AsNeeded,
+            a: !self.details.prompt.accepts_session(),
             c: self.details.prompt == Prompt::SelectAccount,
+            q: self.details.prompt == Prompt::Silent,
+            m: self.details.prompt.max_age_secs(),
+            k: self.details.remember,
             g: self
                 .details
                 .registration
@@ -311,11 +323,14 @@ impl ReturnedState {
             return_to: ReturnTo::from_sealed(raw.r, own)?,
             issued_at: Timestamp::from_millis(raw.t),
             round: raw.n,
-            prompt: match (raw.a, raw.c) {
-                (false, _) => Prompt::AsNeeded,
-                (true, false) => Prompt::Login,
-                (true, true) => Prompt::SelectAccount,
-            },
+            prompt: match (raw.a, raw.c, raw.q) {
+                (false, _, false) => Prompt::AsNeeded,
+                (false, _, true) => Prompt::Silent,
+                (true, false, _) => Prompt::Login,
+                (true, true, _) => Prompt::SelectAccount,
+            }
+            .with_max_age(raw.m),
+            remember: raw.k,
             waiting,
         };
         Some(Self {

@@ -17,6 +17,7 @@ fn details(return_to: &str) -> LoginDetails {
         issued_at: NOW,
         round: 2,
         prompt: Prompt::SelectAccount,
+        remember: true,
         waiting: None,
     }
 }

@@ -17,6 +17,8 @@ pub struct Start<'a> {
     pub provider: &'a str,
     /// States whether the provider must ask the user to sign in again.
     pub prompt: Prompt,
+    /// Whether the user wants the browser to keep the session cookie.
+    pub remember: bool,
     /// Parameters for the provider, from a link that the gateway does not trust.
     pub passed: &'a [(String, String)],
     /// The page to which the browser returns after the login.
@@ -42,6 +44,7 @@ impl<'a> Start<'a> {
         Self {
             provider,
             prompt: Prompt::AsNeeded,
+            remember: false,
             passed: &[],
             return_to,
             public_url,
@@ -59,6 +62,7 @@ impl<'a> Start<'a> {
     ) -> Self {
         Self {
             prompt: request.prompt,
+            remember: request.remember,
             passed: &request.passed,
             waiting: Some(request.waiting.clone()),
             ..Self::new(provider, request.return_to.clone(), (public_url, headers))

@@ -29,6 +29,21 @@ pub(crate) fn same_origin(headers: &HeaderMap, public_url: &PublicUrl) -> SameOr
     }
 }
 
+/// Checks whether a GET request comes from a script of a page of `public_url`. A browser without
+/// `Sec-Fetch-Site` sends no `Origin` with such a request, so `Referer` decides.
+pub(crate) fn same_origin_get(headers: &HeaderMap, public_url: &PublicUrl) -> SameOrigin {
+    if headers.has(&SEC_FETCH_SITE) || headers.has(&header::ORIGIN) {
+        return same_origin(headers, public_url);
+    }
+    let OnlyValue::One(page) = headers.only_value(&header::REFERER) else {
+        return SameOrigin::No;
+    };
+    match page.strip_prefix(public_url.origin().as_bytes()) {
+        Some(path) if path.starts_with(b"/") => SameOrigin::Yes,
+        Some(_) | None => SameOrigin::No,
+    }
+}
+
 /// The result of [`same_origin`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[must_use]
@@ -85,6 +100,29 @@ mod tests {
                 SameOrigin::No
             );
         }
+    }
+
+    #[test]
+    fn a_get_of_an_older_browser_is_judged_by_its_referer() {
+        let url = PublicUrl::try_from("https://gw.test".to_owned()).unwrap();
+        for (name, value, same) in [
+            ("referer", "https://gw.test/", SameOrigin::Yes),
+            ("referer", "https://gw.test/page?x", SameOrigin::Yes),
+            ("referer", "https://gw.test.evil/", SameOrigin::No),
+            ("referer", "https://gw.test", SameOrigin::No),
+            ("referer", "http://gw.test/", SameOrigin::No),
+            ("origin", "https://gw.test", SameOrigin::Yes),
+            ("origin", "https://evil.test", SameOrigin::No),
+            ("sec-fetch-site", "same-origin", SameOrigin::Yes),
+            ("sec-fetch-site", "none", SameOrigin::No),
+        ] {
+            let found = same_origin_get(&headers(name, &[value]), &url);
+            assert_eq!(found, same, "{name}: {value}");
+        }
+        assert_eq!(same_origin_get(&HeaderMap::new(), &url), SameOrigin::No);
+        let mut both = headers("referer", &["https://gw.test/"]);
+        both.insert("sec-fetch-site", HeaderValue::from_static("cross-site"));
+        assert_eq!(same_origin_get(&both, &url), SameOrigin::No);
     }
 
     #[test]

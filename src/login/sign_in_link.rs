@@ -13,6 +13,8 @@ pub(crate) struct SignInLink<'a> {
     pub(crate) provider: Option<&'a str>,
     /// States whether the provider must ask the user to sign in again.
     pub(crate) prompt: Prompt,
+    /// Whether the user wants the browser to keep the session cookie.
+    pub(crate) remember: bool,
     /// Parameters for the provider.
     pub(crate) passed: &'a [(String, String)],
     /// The page to which the browser returns after the login.
@@ -30,6 +32,9 @@ impl Login {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(link.provider.map(|name| ("provider", name)));
         query.extend_pairs(link.prompt.value().map(|prompt| ("prompt", prompt)));
+        let max_age = link.prompt.max_age_secs();
+        query.extend_pairs(max_age.map(|seconds| ("max_age", seconds.to_string())));
+        query.extend_pairs(link.remember.then_some(("remember", "1")));
         query.extend_pairs(link.passed);
         query.append_pair("to", &sealed);
         format!("{}?{}", self.own().sign_in(), query.finish())

@@ -115,7 +115,7 @@ impl Login {
         } else {
             self.at_provider(&ended, &after, public_url)
         };
-        let mut cookies = vec![cookie::clear(cookie::SESSION), browser::forget_rounds()];
+        let mut cookies = self.signed_out_cookies();
         if let AtProvider::AskLoginHost | AtProvider::Ends(_) = at_provider {
             let ended = self.ended_session(&ended);
             cookies.extend(self.sign_out_cookie(&SignOutData { ended, after }, public_url));
@@ -170,10 +170,13 @@ impl Login {
         session: SessionKey,
     ) -> Result<Vec<HeaderValue>, Error> {
         let _ended = self.end_sessions(vec![session]).await?;
-        Ok(vec![
-            cookie::clear(cookie::SESSION),
-            browser::forget_rounds(),
-        ])
+        Ok(self.signed_out_cookies())
+    }
+
+    /// Returns the `Set-Cookie` values for a browser whose user has signed out.
+    fn signed_out_cookies(&self) -> Vec<HeaderValue> {
+        let cookies = [cookie::clear(cookie::SESSION), browser::forget_rounds()];
+        cookies.into_iter().chain(self.note_sign_out()).collect()
     }
 
     /// Ends other sessions of a user. Tasks of the control plane revoke the refresh tokens. The
@@ -236,6 +239,7 @@ impl Login {
         let link = SignInLink {
             provider: provider.filter(|_name| known.is_some()),
             prompt,
+            remember: false,
             passed: &[],
             return_to: &after.return_to.clone().unwrap_or_else(ReturnTo::root),
         };

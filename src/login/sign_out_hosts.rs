@@ -124,7 +124,8 @@ impl Login {
         let (origin, path) = (host.origin(), self.own().end_session());
         Some(SignOutStep {
             location: format!("{origin}{path}?answer={sealed}"),
-            cookies: Vec::new(),
+            // The login host must not sign the user in silently for another host.
+            cookies: self.note_sign_out().into_iter().collect(),
         })
     }
 

@@ -23,6 +23,8 @@ fn login(sessions: &Arc<Sessions>) -> Arc<Login> {
         sign_out_by_get: false,
         clear_site_data: None,
         userinfo_claims: Vec::new(),
+        silent_sign_in: false,
+        remember_me: RememberMe::Always,
     };
     let process = ProcessState::new(
         Arc::clone(sessions),
@@ -49,6 +51,7 @@ fn sessions() -> Arc<Sessions> {
         absolute: Duration::from_hours(1),
         capacity: 1 << 20,
         per_person: 1,
+        of_providers: std::collections::BTreeMap::new(),
         refresh_wait: Duration::from_secs(10),
         store: StoreSettings::Memory,
     };

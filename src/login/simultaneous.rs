@@ -187,11 +187,10 @@ impl Login {
         (details, id): (&LoginDetails, &SessionId),
         running: RunningLogin<'_>,
     ) -> OpenedSession {
-        let sessions = &self.process.sessions;
         let opened = OpenedSession {
             session: SessionRef::from(id),
             provider: details.provider.clone(),
-            cookie: cookie::session(&id.to_text(), sessions.cookie_lifetime()),
+            cookie: cookie::session(&id.to_text(), self.cookie_lifetime(details.remember)),
         };
         running.opened(opened.clone(), self.process.clock.now());
         opened

@@ -69,12 +69,15 @@ pub(crate) struct TicketRequest {
     pub(crate) providers: Vec<Box<str>>,
     /// States whether the provider must ask the user to sign in again.
     pub(crate) prompt: Prompt,
+    /// Whether the user wants the browser to keep the session cookie of the login host.
+    pub(crate) remember: bool,
     /// The parameters for the provider.
     pub(crate) passed: Vec<(String, String)>,
     pub(super) issued_at: Timestamp,
 }
 
 #[derive(Deserialize, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate key")]
 struct RawRequest<'a> {
     #[serde(borrow)]
     w: RawTab<'a>,
@@ -84,6 +87,12 @@ struct RawRequest<'a> {
     a: bool,
     #[serde(default)]
     c: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    q: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    m: Option<u32>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    k: bool,
     x: Vec<(String, String)>,
     t: u64,
 }
@@ -193,8 +202,11 @@ impl TicketRequest {
             w: self.waiting.to_raw(),
             r: self.return_to.as_str().into(),
             p: self.providers.clone(),
-            a: self.prompt == Prompt::Login,
+            a: self.prompt.value() == Prompt::Login.value(),
             c: self.prompt == Prompt::SelectAccount,
+            q: self.prompt == Prompt::Silent,
+            m: self.prompt.max_age_secs(),
+            k: self.remember,
             x: self.passed.clone(),
             t: self.issued_at.as_millis(),
         };
@@ -231,20 +243,26 @@ impl TicketRequest {
             waiting: opening.waiting_tab(&raw.w)?,
             return_to: ReturnTo::from_sealed(&raw.r, opening.own)?,
             providers: raw.p,
-            prompt: match (raw.a, raw.c) {
-                (true, _) => Prompt::Login,
-                (false, true) => Prompt::SelectAccount,
-                (false, false) => Prompt::AsNeeded,
-            },
+            prompt: match (raw.a, raw.c, raw.q) {
+                (true, _, _) => Prompt::Login,
+                (false, true, _) => Prompt::SelectAccount,
+                (false, false, true) => Prompt::Silent,
+                (false, false, false) => Prompt::AsNeeded,
+            }
+            .with_max_age(raw.m),
+            remember: raw.k,
             passed: raw.x,
             issued_at: Timestamp::from_millis(raw.t),
         })
     }
 
     /// Returns true if the user of `session` needs no new login for this request.
-    pub(crate) fn accepts(&self, session: &Session) -> bool {
+    pub(crate) fn accepts(&self, session: &Session, now: Timestamp) -> bool {
         let mut providers = self.providers.iter();
-        self.prompt == Prompt::AsNeeded && providers.any(|name| **name == *session.provider())
+        let max_age = self.prompt.max_age();
+        self.prompt.accepts_session()
+            && max_age.is_none_or(|max_age| session.is_authenticated_within(max_age, now))
+            && providers.any(|name| **name == *session.provider())
     }
 
     /// Returns the provider, if the page accepts only one provider.
@@ -262,6 +280,7 @@ impl TicketRequest {
             return_to: self.return_to.clone(),
             providers: vec![provider.into()],
             prompt: self.prompt,
+            remember: self.remember,
             passed: self.passed.clone(),
             issued_at: self.issued_at,
         }

@@ -50,7 +50,8 @@ impl Hosts {
             waiting,
             return_to: self.page(),
             providers: vec!["main".into(), "other".into()],
-            prompt: Prompt::Login,
+            prompt: Prompt::LoginWithMaxAge(300),
+            remember: true,
             passed: vec![("login_hint".to_owned(), "\"ä".to_owned())],
             issued_at: NOW,
         };
@@ -80,8 +81,9 @@ fn a_request_opens_to_what_was_sealed() {
     assert_eq!(chosen.only_provider(), Some("other"));
     assert_eq!(
         (request.only_provider(), request.prompt),
-        (None, Prompt::Login)
+        (None, Prompt::LoginWithMaxAge(300))
     );
+    assert!(request.remember && chosen.remember);
     assert_eq!(
         request.passed,
         [("login_hint".to_owned(), "\"ä".to_owned())]

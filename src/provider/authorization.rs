@@ -2,6 +2,7 @@
 //! browser sends the authorization request to the provider.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use url::Url;
 
@@ -68,21 +69,64 @@ pub enum Prompt {
     /// Sends the configured `prompt`. If no `prompt` is configured, the provider decides whether
     /// the user has to authenticate.
     AsNeeded,
+    /// Sends `max_age` with this number of seconds, and the configured `prompt`. The user has to
+    /// authenticate if the user has authenticated longer ago. The ID token must prove the time.
+    MaxAge(u32),
+    /// Sends `prompt=login`, and `max_age` with this number of seconds. The ID token must prove the
+    /// time of the authentication.
+    LoginWithMaxAge(u32),
     /// Sends `prompt=login`. The user has to authenticate even if the user already has a session at
     /// the provider.
     Login,
     /// Sends `prompt=select_account`. The user has to choose an account even if the user already has
     /// a session at the provider.
     SelectAccount,
+    /// Sends `prompt=none`. The provider shows no page, and answers with an error if the user has to
+    /// do something.
+    Silent,
 }
 
 impl Prompt {
     /// Returns the value of the parameter `prompt`. `None` means that the configured value is sent.
     pub(crate) fn value(self) -> Option<&'static str> {
         match self {
-            Self::AsNeeded => None,
-            Self::Login => Some("login"),
+            Self::AsNeeded | Self::MaxAge(_) => None,
+            Self::Login | Self::LoginWithMaxAge(_) => Some("login"),
             Self::SelectAccount => Some("select_account"),
+            Self::Silent => Some("none"),
+        }
+    }
+
+    /// Returns true if a user who already has a session needs no new login. A session that began
+    /// longer ago than `max_age` does not count.
+    pub(crate) fn accepts_session(self) -> bool {
+        match self {
+            Self::AsNeeded | Self::MaxAge(_) | Self::Silent => true,
+            Self::Login | Self::LoginWithMaxAge(_) | Self::SelectAccount => false,
+        }
+    }
+
+    /// Returns the parameter `max_age`, in seconds. `None` means that the configured value is sent.
+    pub(crate) fn max_age_secs(self) -> Option<u32> {
+        match self {
+            Self::MaxAge(seconds) | Self::LoginWithMaxAge(seconds) => Some(seconds),
+            Self::AsNeeded | Self::Login | Self::SelectAccount | Self::Silent => None,
+        }
+    }
+
+    /// Returns the parameter `max_age`. `None` means that the configured value is sent.
+    pub(crate) fn max_age(self) -> Option<Duration> {
+        let seconds = self.max_age_secs()?;
+        Some(Duration::from_secs(seconds.into()))
+    }
+
+    /// Returns a prompt that also sends `max_age`.
+    #[must_use]
+    pub(crate) fn with_max_age(self, seconds: Option<u32>) -> Self {
+        match (self, seconds) {
+            (Self::AsNeeded, Some(seconds)) => Self::MaxAge(seconds),
+            (Self::Login, Some(seconds)) => Self::LoginWithMaxAge(seconds),
+            (other, _) => other,
         }
     }
 
@@ -112,6 +156,8 @@ pub(super) struct AuthorizationEndpoint {
     /// `client_id` and the configured parameters.
     prepared: Vec<(Box<str>, Box<str>)>,
     passed: PassedParameters,
+    /// The configured `max_age`, in seconds.
+    max_age_secs: Option<u32>,
     pkce: bool,
     nonce: bool,
 }
@@ -159,6 +205,7 @@ impl AuthorizationEndpoint {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             passed: passed.clone(),
+            max_age_secs: settings.authorization_request.max_age_secs,
             pkce: settings.pkce,
             nonce: asks_for_an_id_token(settings),
         })
@@ -173,7 +220,13 @@ impl AuthorizationEndpoint {
             .iter()
             .map(|(name, value)| (&**name, &**value));
         let passed = passed.filter(|(name, value)| self.passed.accept(name, value));
-        let per_request: Vec<(&str, &str)> = prompt.into_iter().chain(passed).collect();
+        // Only an ID token can prove that the provider has applied `max_age`.
+        let max_age = request.prompt.max_age_secs().filter(|_| self.nonce);
+        let max_age = max_age.map(|seconds| seconds.min(self.max_age_secs.unwrap_or(u32::MAX)));
+        let max_age = max_age.map(|seconds| seconds.to_string());
+        let max_age = max_age.as_deref().map(|seconds| ("max_age", seconds));
+        let own = prompt.into_iter().chain(max_age);
+        let per_request: Vec<(&str, &str)> = own.chain(passed).collect();
         // A parameter in `per_request` replaces the configured parameter with the same name.
         let replaced = |name: &str| per_request.iter().any(|(other, _)| name == *other);
         let kept = self.prepared.iter().filter(|(name, _)| !replaced(name));

@@ -61,6 +61,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::digest::{self, SHA256};
@@ -122,6 +123,9 @@ pub struct Redemption<'a> {
     pub redirect_uri: &'a str,
     /// The time when the authorization request was sent.
     pub begun_at: Timestamp,
+    /// The `max_age` of the authorization request, if it differs from the settings. The ID token
+    /// must prove that the user has authenticated within this time.
+    pub max_age: Option<Duration>,
 }
 
 /// All providers, by the configured name of each provider.

@@ -245,6 +245,10 @@ pub(crate) trait Handler: 'static {
         body: RequestBody,
     ) -> impl Future<Output = Response<Self::Body>>;
 
+    /// The server calls this function when the drain begins. A request in progress may continue
+    /// until [`Handler::drain_ends`].
+    fn drain_begins(&self) {}
+
     /// The server calls this function when the drain time is almost over. Soon afterwards, the
     /// server drops all requests that are not finished.
     fn drain_ends(&self) {}

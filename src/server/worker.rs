@@ -205,8 +205,10 @@ fn run<H: Handler>(
         // worker panics before the worker has reported its start, `start` detects the panic only
         // after all senders are dropped.
         drop(ready);
+        let drain_begins = || worker.handler.drain_begins();
         let drain_ends = || worker.handler.drain_ends();
-        worker.registry.run(acceptors, drain, drain_ends).await
+        let phases = (drain_begins, drain_ends);
+        worker.registry.run(acceptors, drain, phases).await
     });
     // The end of the process must not wait for a blocking call, such as a name look-up.
     runtime.shutdown_background();
@@ -380,7 +382,7 @@ impl Registry {
         self: &Rc<Self>,
         acceptors: Vec<JoinHandle<()>>,
         mut drain: watch::Receiver<bool>,
-        drain_ends: impl FnOnce(),
+        (drain_begins, drain_ends): (impl FnOnce(), impl FnOnce()),
     ) -> usize {
         let sweeping = Rc::clone(self);
         // The sweep task ends when the worker drops all its tasks.
@@ -392,6 +394,7 @@ impl Registry {
         for state in self.connections.borrow().values() {
             state.close();
         }
+        drain_begins();
         let finished = async {
             for acceptor in acceptors {
                 if let Err(error) = acceptor.await {

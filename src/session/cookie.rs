@@ -25,8 +25,9 @@ pub fn is_own(name: &[u8]) -> bool {
 }
 
 /// Returns the `Set-Cookie` value for the cookie of a session. `id` is a session id or a host id.
-pub(crate) fn session(id: &Secret<String>, lifetime: Duration) -> HeaderValue {
-    set(SESSION, id.expose(), lifetime)
+/// Without a lifetime, the browser deletes the cookie when the user closes the browser.
+pub(crate) fn session(id: &Secret<String>, lifetime: Option<Duration>) -> HeaderValue {
+    written((SESSION, id.expose()), "/", lifetime)
 }
 
 /// Returns the `Set-Cookie` value for a cookie of the gateway. `name` and `value` come from the
@@ -38,9 +39,13 @@ pub(crate) fn set(name: &str, value: &str, lifetime: Duration) -> HeaderValue {
 /// Returns the `Set-Cookie` value for a cookie that the browser sends only to `path` and to the
 /// paths below `path`. If `path` is not `/`, the name must not have the prefix `__Host-`.
 pub(crate) fn set_at(path: &str, (name, value): (&str, &str), lifetime: Duration) -> HeaderValue {
-    let seconds = lifetime.as_secs();
-    let text =
-        format!("{name}={value}; Path={path}; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax");
+    written((name, value), path, Some(lifetime))
+}
+
+fn written((name, value): (&str, &str), path: &str, lifetime: Option<Duration>) -> HeaderValue {
+    let age = lifetime.map(|lifetime| format!("; Max-Age={}", lifetime.as_secs()));
+    let age = age.unwrap_or_default();
+    let text = format!("{name}={value}; Path={path}{age}; Secure; HttpOnly; SameSite=Lax");
     // The conversion to a field value does not fail, because names and values of cookies contain
     // only base64url, digits and hyphens, and paths contain only visible characters. If the
     // conversion to a field value failed, the field value would be empty, and the browser would
@@ -70,7 +75,7 @@ mod tests {
     #[test]
     fn c_01_the_session_cookie_has_every_attribute() {
         let id = SessionId::random(StoreTag::random().unwrap()).unwrap();
-        let field = session(&id.to_text(), Duration::from_hours(8));
+        let field = session(&id.to_text(), Some(Duration::from_hours(8)));
         let text = field.to_str().unwrap();
         let (pair, attributes) = text.split_once("; ").unwrap();
         assert_eq!(
@@ -78,6 +83,10 @@ mod tests {
             "Path=/; Max-Age=28800; Secure; HttpOnly; SameSite=Lax"
         );
         assert!(pair.starts_with("__Host-sidegate=") && pair.len() <= 4096);
+        assert!(field.is_sensitive());
+        let field = session(&id.to_text(), None);
+        let (_, attributes) = field.to_str().unwrap().split_once("; ").unwrap();
+        assert_eq!(attributes, "Path=/; Secure; HttpOnly; SameSite=Lax");
         assert!(field.is_sensitive());
     }
 

@@ -12,13 +12,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use redb::{Database, ReadableDatabase as _, WriteTransaction};
 use tokio::time::Instant;
 
 use super::backend::{Change, Loaded};
 use super::file::{self, COMMIT_KEY, FileError, PROPERTIES, SESSIONS, USED, closed, refused};
+use super::limits::Limits;
 use super::pause::{Cause, Pause};
 use super::record::{self, Entry};
 use super::registration::{self, Registrations};
@@ -89,7 +89,7 @@ impl Disk {
     /// [`FileError`].
     pub(super) fn restore(
         &mut self,
-        (idle, now): (Duration, Timestamp),
+        (limits, now): (&Limits, Timestamp),
         providers: &Registrations,
         take: impl FnMut(SessionKey, Loaded),
     ) -> Result<(), FileError> {
@@ -102,7 +102,7 @@ impl Disk {
                 before: &registration::read(&transaction, &self.keys)?,
                 after: providers,
             };
-            survey_and_take(&transaction, &rules, idle, take)
+            survey_and_take(&transaction, &rules, limits, take)
         };
         let found = read().map_err(damaged)?;
         if found.unknown_key > 0 {

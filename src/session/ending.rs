@@ -137,6 +137,9 @@ struct Entry {
     /// The latest value of the session that the registry knows. The store can already have a newer
     /// value of the session.
     stored: Arc<Stored>,
+    /// The configured name of the provider.
+    provider: Box<str>,
+    opened_at: Timestamp,
     end: Rc<EndSignal>,
 }
 
@@ -187,6 +190,16 @@ pub(crate) enum SessionEvent {
     Renewed(Arc<Session>),
 }
 
+/// The reason why the end of a session cannot be watched.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum WatchError {
+    /// The session has ended.
+    Ended,
+    /// The store cannot read the session now. The session has not ended, so the client may try
+    /// again later. The value is a stable code for logs and metrics.
+    Unavailable(&'static str),
+}
+
 impl EndRegistry {
     /// Starts a registry for this worker. The task of the registry ends at most one second after
     /// the last clone of the registry and the last [`EndWatch`] were dropped.
@@ -216,6 +229,8 @@ impl EndRegistry {
             let mut entries = self.0.entries.borrow_mut();
             let entry = entries.entry(key).or_insert_with(|| Entry {
                 stored: Arc::clone(&stored),
+                provider: session.provider().into(),
+                opened_at: session.opened_at(),
                 end: Rc::default(),
             });
             entry.stored = stored;
@@ -233,6 +248,30 @@ impl EndRegistry {
             SessionState::Live => Some(watch),
             SessionState::Superseded | SessionState::Ended => None,
         }
+    }
+}
+
+impl EndRegistry {
+    /// Registers the caller like [`EndRegistry::watch`]. If `session` is out of date, this function
+    /// replaces `session` with the newest version from the store.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn follow(&self, session: &mut Arc<Session>) -> Result<EndWatch, WatchError> {
+        if let Some(watch) = self.watch(session) {
+            return Ok(watch);
+        }
+        let newest = self.0.sessions.fetch(session.key()).await;
+        let newest = newest.map_err(|error| WatchError::Unavailable(error.reason()))?;
+        let newest = newest.ok_or(WatchError::Ended)?;
+        let watch = self.watch(&newest).ok_or(WatchError::Ended)?;
+        *session = newest;
+        Ok(watch)
     }
 }
 
@@ -330,7 +369,7 @@ impl Registry {
 
     /// Searches for sessions that have passed a deadline or have a new version.
     async fn sweep(&self, now: Timestamp) {
-        let idle = self.sessions.limits.idle();
+        let limits = &self.sessions.limits;
         let (mut expired, mut away) = (Vec::new(), Vec::new());
         for (key, entry) in self.entries.borrow_mut().iter_mut() {
             if entry.stored.state() != SessionState::Live
@@ -343,7 +382,9 @@ impl Registry {
                     away.push(*key);
                 }
                 SessionState::Live => {
-                    let why = entry.stored.expired(idle, now);
+                    let times = (entry.opened_at, entry.stored.ends_at());
+                    let limits = limits.of_login(&entry.provider, times);
+                    let why = limits.expired(entry.stored.last_used(), now);
                     expired.extend(why.map(|why| (*key, why)));
                 }
                 // The store has a newer value of the session, or the cache has evicted the session.
@@ -375,7 +416,8 @@ impl Registry {
             Ok(None) | Err(_) => return,
         };
         let stored = session.stored();
-        if let Some(why) = stored.expired(self.sessions.limits.idle(), now) {
+        let limits = self.sessions.limits.of(&session);
+        if let Some(why) = limits.expired(session.last_used(), now) {
             self.end(key, why);
         } else if let Some(entry) = self.entries.borrow_mut().get_mut(key) {
             entry.renew(Arc::clone(stored));

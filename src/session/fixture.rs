@@ -1,6 +1,7 @@
 //! A fixture for tests of sessions: a store that can be started and stopped, and values for the
 //! store.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +43,7 @@ impl Fixture {
                 absolute: Duration::from_mins(10),
                 capacity: 10 * 1024 * 1024,
                 per_person: 3,
+                of_providers: BTreeMap::new(),
                 refresh_wait: Duration::from_secs(10),
                 store: StoreSettings::Memory,
             },
@@ -191,7 +193,12 @@ impl Fixture {
 
     pub(super) fn limits(&self) -> Arc<Limits> {
         let settings = &self.settings;
-        Limits::new(settings.idle, settings.absolute, settings.per_person)
+        Limits::new(
+            settings.idle,
+            settings.absolute,
+            settings.per_person,
+            settings.of_providers.clone(),
+        )
     }
 
     /// Returns the settings of the keeper, which is the thread of the store.
@@ -206,6 +213,7 @@ impl Fixture {
     /// Returns the settings of this fixture for a reload.
     pub(super) fn reconfiguration(&self) -> Reconfiguration {
         Reconfiguration {
+            of_providers: self.settings.of_providers.clone(),
             idle: self.settings.idle,
             absolute: self.settings.absolute,
             per_person: self.settings.per_person,

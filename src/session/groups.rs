@@ -289,7 +289,7 @@ impl Sessions {
     /// Cancel safe.
     pub(crate) async fn peek(&self, key: SessionKey) -> Result<Option<Arc<Session>>, StoreError> {
         let stored = self.store.get(key).await?;
-        let session = stored.map(|stored| Session::of(stored).ok_or(StoreError::Damaged));
+        let session = stored.map(|stored| self.session_of(stored).ok_or(StoreError::Damaged));
         Ok(session.transpose()?.map(Arc::new))
     }
 }

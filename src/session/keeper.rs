@@ -18,7 +18,6 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -29,7 +28,7 @@ use super::ending::EndReason;
 use super::file::FileError;
 use super::groups::{EndedGroups, ProviderSessionHash};
 use super::index::{Index, WalkEnd};
-use super::reconfigure::Limits;
+use super::limits::Limits;
 use super::registration::Registrations;
 use super::store::StoreError;
 use super::stored::Stored;
@@ -122,10 +121,10 @@ impl Keeper {
     pub(super) fn restore(&mut self, now: Timestamp) -> Result<(), FileError> {
         let mut backend = mem::replace(&mut self.backend, Backend::Memory);
         let registrations = mem::take(&mut self.registrations);
-        let idle = self.limits.idle();
+        let limits = Arc::clone(&self.limits);
         let restored = match &mut backend {
             Backend::Memory => Ok(()),
-            Backend::Disk(disk) => disk.restore((idle, now), &registrations, |key, loaded| {
+            Backend::Disk(disk) => disk.restore((&limits, now), &registrations, |key, loaded| {
                 let provider_session = ProviderSessionHash::of_contents(&loaded.contents);
                 let stored = loaded.into_stored(key);
                 self.remember((&stored, provider_session), FIRST_REPLICA);
@@ -362,22 +361,22 @@ impl Keeper {
     /// Returns the reason for the end of a session, if the session has passed a deadline. This
     /// function also checks the caches, because another replica may have used the session later.
     pub(super) fn expired(
-        replicas: &[Arc<SessionCache>],
+        (limits, replicas): (&Limits, &[Arc<SessionCache>]),
         session: &Stored,
-        (idle, now): (Duration, Timestamp),
+        now: Timestamp,
     ) -> Option<EndReason> {
-        let why = session.expired(idle, now)?;
+        let why = limits.expired(session, now)?;
         let key = session.key();
         let mut copies = replicas.iter().filter_map(|cache| cache.get(key));
-        let is_in_use = copies.any(|copy| copy.expired(idle, now).is_none());
+        let is_in_use = copies.any(|copy| limits.expired(&copy, now).is_none());
         (!is_in_use).then_some(why)
     }
 
     /// Removes a limited number of sessions that have passed a deadline. Stores the times at which
     /// sessions were last used, and runs the housekeeping of the caches.
     pub(super) fn sweep(&mut self, now: Timestamp) -> Result<Maintained, StoreError> {
-        let (idle, replicas) = (self.limits.idle(), &self.replicas);
-        let find = |session: &Stored| Self::expired(replicas, session, (idle, now));
+        let limits = (&*self.limits, &*self.replicas);
+        let find = |session: &Stored| Self::expired(limits, session, now);
         let (expired, end) = self.index.walk(MAX_REMOVED, find);
         let removals = expired.iter().map(|(key, _)| Change::Remove(*key));
         let removals = removals.collect();

@@ -1,6 +1,8 @@
 //! Tests of `Keeper` without a thread: which sessions a `Keeper` has in memory, and which commands
 //! a `Keeper` executes in one batch.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 
 use super::*;

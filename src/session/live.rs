@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::HeaderValue;
 
 use super::device::Device;
 use super::index::Rank;
+use super::limits::SessionLimits;
 use super::record::{self, Contents};
 use super::stored::Stored;
 use super::{SessionKey, SessionState};
@@ -24,6 +26,8 @@ use crate::token::TokenSet;
 pub struct Session {
     stored: Arc<Stored>,
     contents: Contents,
+    /// The limits at the time of the look-up.
+    limits: SessionLimits,
     computed: OnceLock<Box<[OnceLock<ComputedFields>; REMEMBERED]>>,
 }
 
@@ -55,6 +59,7 @@ impl Session {
         Self {
             stored,
             contents,
+            limits: SessionLimits::default(),
             computed: OnceLock::new(),
         }
     }
@@ -72,7 +77,19 @@ impl Session {
             sid: self.contents.sid.clone(),
             device: self.contents.device.clone(),
         };
-        Self::new(*self.stored.rank(), self.stored.last_used(), contents)
+        let next = Self::new(*self.stored.rank(), self.stored.last_used(), contents);
+        next.stored.note_use_of(&self.stored);
+        next
+    }
+
+    /// Returns the limits at the time of the look-up.
+    pub(super) fn limits(&self) -> &SessionLimits {
+        &self.limits
+    }
+
+    /// Stores the limits at the time of the look-up.
+    pub(super) fn set_limits(&mut self, limits: SessionLimits) {
+        self.limits = limits;
     }
 
     /// Returns the cached record.
@@ -150,6 +167,27 @@ impl Session {
     /// Returns the time of the last use, as far as this replica knows it.
     pub(crate) fn last_used(&self) -> Timestamp {
         self.stored.last_used()
+    }
+
+    /// Returns the longest time since the login for which no request has used the session, as far as
+    /// this replica knows it. A restart of the process forgets this time.
+    pub(crate) fn longest_pause(&self) -> Duration {
+        self.stored.longest_pause()
+    }
+
+    /// Returns the time at which the user has authenticated at the provider. Without an ID token,
+    /// returns the time of the login. Returns `None` if the ID token does not contain the time.
+    pub(crate) fn authenticated_at(&self) -> Option<Timestamp> {
+        match self.tokens().authentication() {
+            Some(authentication) => authentication.auth_time,
+            None => Some(self.opened_at()),
+        }
+    }
+
+    /// Returns true if the user has authenticated at the provider within the time `max_age`.
+    pub(crate) fn is_authenticated_within(&self, max_age: Duration, now: Timestamp) -> bool {
+        self.authenticated_at()
+            .is_some_and(|at| at.plus(max_age) > now)
     }
 
     /// Returns the time of the login.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::limits::SessionLimits;
 use super::stored::{SessionState, Stored};
 use super::{Deadlines, Lookup, Session, SessionRef, Sessions, StoreTag};
 use crate::clock::Timestamp;
@@ -9,27 +10,29 @@ use crate::clock::Timestamp;
 impl Sessions {
     /// Finds a session, and records that the session was used.
     pub fn find(&self, session: impl Into<SessionRef>, now: Timestamp) -> Lookup {
-        self.look_up(session.into(), now, |stored| self.note_use(stored, now))
+        self.look_up(session.into(), now, |session| {
+            self.note_use(session.stored(), session.limits(), now)
+        })
     }
 
     /// Finds a session. This look-up does not count as a use of the session.
     pub(crate) fn observe(&self, session: SessionRef, now: Timestamp) -> Lookup {
-        self.look_up(session, now, |stored| {
-            stored.deadline(self.limits.idle()) > now
+        self.look_up(session, now, |session| {
+            session.limits().deadline(session.last_used()) > now
         })
     }
 
     /// Returns the result of a look-up of a session that the caller has just fetched, and records
     /// that the session was used.
     pub(crate) fn find_fetched(&self, session: Arc<Session>, now: Timestamp) -> Lookup {
-        let is_live = self.note_use(session.stored(), now);
+        let is_live = self.note_use(session.stored(), session.limits(), now);
         fetched(session, is_live)
     }
 
     /// Returns the result of a look-up of a session that the caller has just fetched. This look-up
     /// does not count as a use of the session.
     pub(crate) fn observe_fetched(&self, session: Arc<Session>, now: Timestamp) -> Lookup {
-        let is_live = session.stored().deadline(self.limits.idle()) > now;
+        let is_live = session.limits().deadline(session.last_used()) > now;
         fetched(session, is_live)
     }
 
@@ -39,7 +42,7 @@ impl Sessions {
         &self,
         SessionRef { store_tag, key }: SessionRef,
         now: Timestamp,
-        is_live: impl FnOnce(&Arc<Stored>) -> bool,
+        is_live: impl FnOnce(&Session) -> bool,
     ) -> Lookup {
         let Some(mut stored) = self.cache.get(&key) else {
             return self.absent(store_tag);
@@ -58,27 +61,29 @@ impl Sessions {
         if !self.coherence.covers(&stored, now) {
             return Lookup::Away;
         }
-        if !is_live(&stored) {
-            return Lookup::Expired;
-        }
-        match Session::of(stored) {
-            Some(session) => Lookup::Live(Arc::new(session)),
-            None => Lookup::Unknown,
+        let Some(session) = self.session_of(stored) else {
+            return Lookup::Unknown;
+        };
+        if is_live(&session) {
+            Lookup::Live(Arc::new(session))
+        } else {
+            Lookup::Expired
         }
     }
 
     /// Returns the times at which a session ends.
     pub(crate) fn deadlines(&self, session: &Session) -> Deadlines {
-        let stored = session.stored();
+        let limits = self.limits.of(session);
         Deadlines {
-            idle: stored.deadline(self.limits.idle()),
-            latest: stored.ends_at(),
+            idle: limits.deadline(session.last_used()),
+            latest: limits.ends_at(),
         }
     }
 
     /// Records a use of a session. Returns false if the session has passed a deadline.
-    fn note_use(&self, stored: &Arc<Stored>, now: Timestamp) -> bool {
-        if stored.deadline(self.limits.idle()) <= now {
+    #[inline]
+    fn note_use(&self, stored: &Arc<Stored>, limits: &SessionLimits, now: Timestamp) -> bool {
+        if limits.deadline(stored.last_used()) <= now {
             return false;
         }
         if let Some(before) = stored.note_use(now) {
@@ -88,15 +93,17 @@ impl Sessions {
     }
 
     /// Records another use of a session. `found_at` is the time at which the caller looked up the
-    /// session. Returns false if `session` is not current, if the session has passed a deadline, or
-    /// if too much time has passed since `found_at`. If this function returns false, the caller
+    /// session. Returns false if `session` is not current, if the session has passed a deadline, if a
+    /// reload has changed the limits, or if too much time has passed since `found_at`. If this function returns false, the caller
     /// must look up the session again.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
+        let limits = session.limits();
         is_recent
             && session.state() == SessionState::Live
             && self.coherence.covers(session.stored(), now)
-            && self.note_use(session.stored(), now)
+            && self.limits.are_current(limits)
+            && self.note_use(session.stored(), limits, now)
     }
 
     /// Records that a session was used. The value `session` may be an old version of the session,
@@ -109,7 +116,9 @@ impl Sessions {
         };
         // This code ignores whether the session has passed a deadline, because the next look-up
         // checks the deadlines.
-        let _is_live = self.note_use(newest.as_ref().unwrap_or_else(|| session.stored()), now);
+        let limits = self.limits.of(session);
+        let stored = newest.as_ref().unwrap_or_else(|| session.stored());
+        let _is_live = self.note_use(stored, &limits, now);
     }
 
     /// Returns the result of a look-up of a session that the cache does not contain. `store_tag` is

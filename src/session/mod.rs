@@ -43,6 +43,7 @@ mod imagined;
 mod index;
 mod keeper;
 mod lease;
+mod limits;
 mod live;
 mod local;
 mod look_up;
@@ -72,8 +73,8 @@ use moka::sync::Cache;
 use self::cache::Read;
 use self::coherence::Coherence;
 pub use self::device::Device;
-pub(crate) use self::ending::SessionEvent;
 pub use self::ending::{EndReason, EndRegistry, EndWatch};
+pub(crate) use self::ending::{SessionEvent, WatchError};
 pub use self::file::FileError;
 pub(crate) use self::file::inspect;
 #[cfg(test)]
@@ -87,6 +88,8 @@ pub use self::id::{SessionId, SessionKey};
 use self::index::{Rank, UserHash};
 use self::keeper::KeeperSettings;
 pub(crate) use self::lease::{Lease, Leased};
+use self::limits::Limits;
+pub use self::limits::{LimitsOfProviders, ProviderLimits};
 pub use self::live::Session;
 use self::local::LocalStore;
 pub(crate) use self::marks::{MarkKind, Once};
@@ -95,7 +98,6 @@ pub use self::new_session::NewSession;
 pub(crate) use self::outcome::{Deadlines, EndedVersion};
 pub use self::outcome::{Ended, Lookup, Maintained, OpenError, Replaced, StartError};
 pub(crate) use self::preview::{Preview, preview};
-use self::reconfigure::Limits;
 pub(crate) use self::reconfigure::Reconfiguration;
 pub use self::reconfigure::{ReconfigureError, Reconfigured};
 use self::record::Contents;
@@ -151,12 +153,13 @@ impl Sessions {
         let Settings {
             idle,
             absolute,
+            of_providers,
             capacity,
             per_person,
             refresh_wait: _,
             store,
         } = settings;
-        let limits = Limits::new(idle, absolute, per_person);
+        let limits = Limits::new(idle, absolute, per_person, of_providers);
         let keeper = KeeperSettings {
             limits: Arc::clone(&limits),
             capacity,
@@ -239,7 +242,7 @@ impl Sessions {
                 Ok(stored) => stored,
                 // While a shared store is away, the cache can be used for a limited time.
                 Err(error @ StoreError::Unavailable(_)) => {
-                    let cached = self.covered(key).and_then(Session::of);
+                    let cached = self.covered(key).and_then(|stored| self.session_of(stored));
                     return cached.map(|cached| Some(Arc::new(cached))).ok_or(error);
                 }
                 Err(error) => return Err(error),
@@ -247,13 +250,21 @@ impl Sessions {
             match read.finish(stored) {
                 Read::Current(None) => return Ok(None),
                 Read::Current(Some(stored)) => {
-                    let session = Session::of(stored).ok_or(StoreError::Damaged)?;
+                    let session = self.session_of(stored).ok_or(StoreError::Damaged)?;
                     return Ok(Some(Arc::new(session)));
                 }
                 // The session changed during the read, so the loop reads the session again.
                 Read::Outdated => {}
             }
         }
+    }
+
+    /// Decodes a session, and computes its current limits. Returns `None` if the record has no
+    /// contents.
+    fn session_of(&self, stored: Arc<Stored>) -> Option<Session> {
+        let mut session = Session::of(stored)?;
+        session.set_limits(self.limits.of(&session));
+        Some(session)
     }
 
     /// Creates a session and returns its new id. This function also ends the sessions in
@@ -272,7 +283,7 @@ impl Sessions {
         let id = SessionId::random(self.store_tag)?;
         let rank = Rank {
             user: UserHash::of(&new.identity),
-            ends_at: now.plus(self.limits.absolute()),
+            ends_at: now.plus(self.limits.absolute_of(new.provider)),
             key: id.key(),
         };
         let contents = Contents {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::backend::{Backend, Change};
 use super::ending::EndReason;
 use super::keeper::{Keeper, log_failure};
+use super::limits::LimitsOfProviders;
 use super::registration::{self, Registrations};
 use super::store::StoreError;
 use super::survey::Survey;
@@ -23,6 +23,8 @@ pub(crate) struct Reconfiguration {
     /// A session ends when this time has passed since its login, even if the session is in use. If
     /// a reload changes `absolute`, the absolute deadlines of existing sessions stay the same.
     pub absolute: Duration,
+    /// The shorter limits of single providers. Both limits also apply to running sessions.
+    pub of_providers: LimitsOfProviders,
     /// The maximum number of sessions of one user. If a reload changes `per_person`, the new value
     /// takes effect for a user at the next login of this user.
     pub per_person: usize,
@@ -59,71 +61,6 @@ pub enum ReconfigureError {
     Store(#[from] StoreError),
 }
 
-/// The longest time between two look-ups of a session that is in use, in milliseconds. A full cache
-/// removes the least recently used sessions. A session that is in use must be looked up from time
-/// to time, because the cache counts only a look-up as a use.
-const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
-
-/// The longest time between the use of a session and the report of this use to the store, in
-/// milliseconds.
-const LONGEST_UNWRITTEN: u64 = 60_000;
-
-/// The idle time and the lifetime of sessions in milliseconds, and the maximum number of sessions
-/// of a user. All threads read these limits, and only a reload writes them.
-#[derive(Debug)]
-pub(super) struct Limits {
-    idle: AtomicU64,
-    absolute: AtomicU64,
-    per_person: AtomicUsize,
-}
-
-impl Limits {
-    pub(super) fn new(idle: Duration, absolute: Duration, per_person: usize) -> Arc<Self> {
-        Arc::new(Self {
-            idle: AtomicU64::new(millis(idle)),
-            absolute: AtomicU64::new(millis(absolute)),
-            per_person: AtomicUsize::new(per_person),
-        })
-    }
-
-    pub(super) fn set(&self, idle: Duration, absolute: Duration, per_person: usize) {
-        self.idle.store(millis(idle), Ordering::Relaxed);
-        self.absolute.store(millis(absolute), Ordering::Relaxed);
-        self.per_person.store(per_person, Ordering::Relaxed);
-    }
-
-    pub(super) fn per_person(&self) -> usize {
-        self.per_person.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn idle(&self) -> Duration {
-        Duration::from_millis(self.idle.load(Ordering::Relaxed))
-    }
-
-    pub(super) fn absolute(&self) -> Duration {
-        Duration::from_millis(self.absolute.load(Ordering::Relaxed))
-    }
-
-    /// Returns the time for which a session may be used without another look-up.
-    pub(super) fn without_look_up(&self) -> Duration {
-        Duration::from_millis(self.tenth().min(LONGEST_WITHOUT_LOOK_UP))
-    }
-
-    /// Returns the length of the report interval in milliseconds, which is at least one. In each
-    /// interval, a replica reports only the first use of a session to the store.
-    pub(super) fn report_interval(&self) -> u64 {
-        self.tenth().clamp(1, LONGEST_UNWRITTEN)
-    }
-
-    fn tenth(&self) -> u64 {
-        self.idle.load(Ordering::Relaxed) / 10
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// The keeper removes ended sessions from the cache in groups of `AT_ONCE` sessions, and runs the
 /// cache's maintenance after each group. If `AT_ONCE` were large, a worker that uses the cache
 /// might have to run much of the maintenance.
@@ -143,6 +80,7 @@ impl Keeper {
         let Reconfiguration {
             idle,
             absolute,
+            of_providers,
             per_person,
             keys,
             registrations,
@@ -155,13 +93,12 @@ impl Keeper {
             });
         }
         let expired = found.expired.iter().map(|key| (*key, EndReason::Absolute));
-        let of_providers = found.of_changed_providers.iter();
-        let of_providers = of_providers.map(|key| (*key, EndReason::ProviderRemoved));
-        let mut over: Vec<_> = expired.chain(of_providers).collect();
-        let before = self.limits.idle();
-        if idle > before {
-            // A reload with a longer idle time must not make expired sessions valid again.
-            let why = |session: &_| Self::expired(&self.replicas, session, (before, now));
+        let of_changed = found.of_changed_providers.iter();
+        let of_changed = of_changed.map(|key| (*key, EndReason::ProviderRemoved));
+        let mut over: Vec<_> = expired.chain(of_changed).collect();
+        if idle > self.limits.idle() || self.limits.differ_by_provider() {
+            // A reload with longer limits must not make expired sessions valid again.
+            let why = |session: &_| Self::expired((&self.limits, &self.replicas), session, now);
             let all = self.index.all();
             over.extend(all.filter_map(|session| Some((*session.key(), why(session)?))));
         }
@@ -174,7 +111,7 @@ impl Keeper {
         }
         self.take_notices();
         // The limits change only after the commit, so that a failed reload changes nothing.
-        self.limits.set(idle, absolute, per_person);
+        self.limits.set((idle, absolute), per_person, of_providers);
         self.registrations = registrations;
         registration::report(&found.ended);
         Ok(Reconfigured { ended: found.ended })

@@ -185,6 +185,117 @@ async fn a_store_in_memory_accepts_any_keys() {
 }
 
 #[tokio::test]
+async fn the_limits_of_a_provider_apply_to_its_running_sessions_and_to_no_others() {
+    for mut fixture in kits() {
+        fixture.providers.insert("strict".into(), [0; 32]);
+        let sessions = fixture.start(NOW);
+        let strict = open_at(&sessions, "strict", 4).await;
+        let other = open(&sessions, "other", NOW).await;
+        let held = session(&sessions, &strict[0]).await;
+        let limits = ProviderLimits {
+            idle: Some(Duration::from_secs(20)),
+            absolute: Some(Duration::from_secs(50)),
+        };
+        fixture
+            .settings
+            .of_providers
+            .insert("strict".into(), limits);
+        let applied = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
+        assert_eq!(applied.unwrap(), Reconfigured::default());
+        // A value from before the reload has to be looked up again.
+        assert!(!sessions.still(&held, NOW, after(1)), "{fixture:?}");
+        let held = session(&sessions, &strict[0]).await;
+        assert!(sessions.still(&held, NOW, after(1)), "{fixture:?}");
+        let deadlines = sessions.deadlines(&held);
+        assert_eq!((deadlines.idle, deadlines.latest), (after(21), after(50)));
+        assert!(live(&sessions, &strict[1], after(19)).await, "{fixture:?}");
+        assert!(!live(&sessions, &strict[2], after(20)).await, "{fixture:?}");
+        assert!(live(&sessions, &strict[1], after(38)).await, "{fixture:?}");
+        assert!(live(&sessions, &other, after(49)).await, "{fixture:?}");
+        assert!(!live(&sessions, &strict[1], after(50)).await, "{fixture:?}");
+        assert!(live(&sessions, &other, after(51)).await, "{fixture:?}");
+        // A session of a later login ends after its own lifetime.
+        let late = login_at("strict", "late");
+        let late = sessions.open(late, after(51)).await.unwrap();
+        let Lookup::Live(opened) = found(&sessions, &late, after(51)).await else {
+            panic!("{fixture:?}")
+        };
+        assert_eq!(sessions.deadlines(&opened).latest, after(101));
+    }
+}
+
+#[tokio::test]
+async fn a_reload_without_the_limits_of_a_provider_brings_no_session_back() {
+    for mut fixture in [Fixture::memory(), Fixture::disk()] {
+        let limits = ProviderLimits {
+            idle: Some(Duration::from_secs(20)),
+            absolute: Some(Duration::from_secs(50)),
+        };
+        fixture.settings.of_providers.insert("op".into(), limits);
+        let sessions = fixture.start(NOW);
+        let (idle, used) = (
+            open(&sessions, "idle", NOW).await,
+            open(&sessions, "used", NOW).await,
+        );
+        assert!(live(&sessions, &used, after(15)).await);
+        fixture.settings.of_providers.clear();
+        let applied = sessions
+            .reconfigure(fixture.reconfiguration(), after(30))
+            .await;
+        applied.unwrap();
+        assert!(!live(&sessions, &idle, after(30)).await, "{fixture:?}");
+        assert!(live(&sessions, &used, after(30)).await, "{fixture:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_sweep_and_the_start_end_sessions_by_the_limits_of_their_provider() {
+    for mut fixture in [Fixture::memory(), Fixture::disk()] {
+        fixture.providers.insert("strict".into(), [0; 32]);
+        let sessions = fixture.start(NOW);
+        open_at(&sessions, "strict", 2).await;
+        open(&sessions, "other", NOW).await;
+        let limits = ProviderLimits {
+            idle: None,
+            absolute: Some(Duration::from_secs(20)),
+        };
+        fixture
+            .settings
+            .of_providers
+            .insert("strict".into(), limits);
+        let applied = sessions.reconfigure(fixture.reconfiguration(), NOW).await;
+        applied.unwrap();
+        if fixture.settings.store == StoreSettings::Memory {
+            sessions.maintain(after(20)).await.unwrap();
+            assert_eq!(sessions.count(), 1);
+        } else {
+            sessions.close().await.unwrap();
+            assert_eq!(fixture.start(after(20)).count(), 1);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_remembers_its_longest_pause() {
+    for fixture in Fixture::every() {
+        let sessions = fixture.start(NOW);
+        let id = open(&sessions, "alice", NOW).await;
+        let pause = async |at: u64| {
+            let session = session_at(&sessions, &id, after(at)).await;
+            session.longest_pause().as_secs()
+        };
+        assert_eq!(pause(0).await, 0);
+        assert_eq!(pause(40).await, 40);
+        assert_eq!(pause(50).await, 40);
+        // A refresh keeps the longest pause.
+        let old = session(&sessions, &id).await;
+        let replaced = sessions.replace(&old, tokens("token-1"), None).await;
+        assert!(matches!(replaced, Ok(Replaced::Stored(_))));
+        assert_eq!(pause(51).await, 40, "{fixture:?}");
+    }
+}
+
+#[tokio::test]
 async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
     for mut fixture in Fixture::every() {
         let sessions = fixture.start(NOW);
@@ -206,6 +317,9 @@ async fn lifetimes_and_the_bound_on_a_persons_sessions_take_effect_at_once() {
         assert!(!live(&sessions, &idle, after(70)).await);
         assert_eq!(sessions.count(), 1);
         assert!(live(&sessions, &used, after(300)).await);
+        // A value from before the reload has to be looked up again.
+        assert!(!sessions.still(&held, after(300), after(301)));
+        let held = session_at(&sessions, &used, after(300)).await;
         assert!(sessions.still(&held, after(300), after(329)));
         assert_eq!(sessions.cookie_lifetime(), Duration::from_mins(20));
         // The reload does not change the deadline of a session that existed before the reload.

@@ -4,7 +4,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::RedisSettings;
+use super::{LimitsOfProviders, RedisSettings};
 
 /// The settings of sessions: lifetimes, limits and the store.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Deserialize)]
@@ -14,6 +14,8 @@ pub struct Settings {
     pub idle: Duration,
     /// A session ends this long after its login, even if the session is in use.
     pub absolute: Duration,
+    /// The shorter limits of single providers, which come from the settings of the providers.
+    pub of_providers: LimitsOfProviders,
     /// The maximum number of bytes of memory for all sessions.
     pub capacity: u64,
     /// The maximum number of sessions of one user. If a user with this number of sessions signs in
@@ -101,6 +103,7 @@ impl TryFrom<RawSettings> for Settings {
         Ok(Self {
             idle: Duration::from_secs(idle_secs),
             absolute: Duration::from_secs(absolute_secs),
+            of_providers: LimitsOfProviders::new(),
             capacity: capacity_mib.get().saturating_mul(1024 * 1024),
             per_person: per_person.get(),
             refresh_wait: Duration::from_secs(refresh_wait_secs),

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::SessionKey;
 use super::index::{Rank, UserHash};
 use super::record::{self, Contents};
-use super::{EndReason, SessionKey};
 use crate::clock::Timestamp;
 
 /// The memory that one session needs in addition to its contents, in bytes. This number includes
@@ -29,6 +29,8 @@ pub(super) struct Stored {
     /// The generation of the cache in which the store has last confirmed this version
     /// ([`super::coherence::Coherence`]).
     confirmed_in: AtomicU32,
+    /// The longest time between two uses since the login, in seconds.
+    longest_pause: AtomicU32,
     state: AtomicU8,
 }
 
@@ -55,6 +57,7 @@ impl Stored {
             next_refresh: AtomicU64::new(next_refresh.as_millis()),
             contents: record::encode(contents),
             confirmed_in: AtomicU32::new(0),
+            longest_pause: AtomicU32::new(0),
             state: AtomicU8::new(LIVE),
         }
     }
@@ -67,6 +70,7 @@ impl Stored {
             next_refresh: AtomicU64::new(self.next_refresh.load(Ordering::Relaxed)),
             contents: self.contents.clone(),
             confirmed_in: AtomicU32::new(0),
+            longest_pause: AtomicU32::new(self.longest_pause.load(Ordering::Relaxed)),
             state: AtomicU8::new(LIVE),
         }
     }
@@ -80,6 +84,7 @@ impl Stored {
             next_refresh: AtomicU64::new(u64::MAX),
             contents: Zeroizing::default(),
             confirmed_in: AtomicU32::new(0),
+            longest_pause: AtomicU32::new(self.longest_pause.load(Ordering::Relaxed)),
             state: AtomicU8::new(SUPERSEDED),
         }
     }
@@ -170,37 +175,36 @@ impl Stored {
     /// the time of the previous use if this call has written a new time.
     pub(super) fn note_use(&self, now: Timestamp) -> Option<Timestamp> {
         let before = self.last_used();
-        if now.since(before) < Duration::from_secs(1) {
+        let pause = now.since(before);
+        if pause < Duration::from_secs(1) {
             return None;
         }
         self.last_used.store(now.as_millis(), Ordering::Relaxed);
+        self.note_pause(u32::try_from(pause.as_secs()).unwrap_or(u32::MAX));
         Some(before)
     }
 
-    /// Copies the time of the last use from `other`, unless this record already has a later time.
-    /// `other` is another record of the same session.
+    /// Returns the longest time between two uses since the login.
+    pub(super) fn longest_pause(&self) -> Duration {
+        Duration::from_secs(self.longest_pause.load(Ordering::Relaxed).into())
+    }
+
+    fn note_pause(&self, seconds: u32) {
+        if seconds > self.longest_pause.load(Ordering::Relaxed) {
+            self.longest_pause.fetch_max(seconds, Ordering::Relaxed);
+        }
+    }
+
+    /// Copies the time of the last use and the longest pause from `other`, unless this record
+    /// already has a later time or a longer pause. `other` is another record of the same session.
     pub(super) fn note_use_of(&self, other: &Self) {
         self.note_use_at(other.last_used());
+        self.note_pause(other.longest_pause.load(Ordering::Relaxed));
     }
 
     /// Sets the time of the last use to `at`, unless the record already has a later time.
     pub(super) fn note_use_at(&self, at: Timestamp) {
         self.last_used.fetch_max(at.as_millis(), Ordering::Relaxed);
-    }
-
-    /// Returns the reason for the end of the session, if the session has passed a deadline.
-    pub(super) fn expired(&self, idle: Duration, now: Timestamp) -> Option<EndReason> {
-        if self.ends_at() <= now {
-            Some(EndReason::Absolute)
-        } else if self.deadline(idle) <= now {
-            Some(EndReason::Idle)
-        } else {
-            None
-        }
-    }
-
-    pub(super) fn deadline(&self, idle: Duration) -> Timestamp {
-        self.last_used().plus(idle).min(self.ends_at())
     }
 
     /// Returns the number of bytes that the session needs in the cache.

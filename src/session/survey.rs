@@ -2,13 +2,13 @@
 //! are invalid.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use redb::{ReadTransaction, ReadableTable as _};
 
 use super::SessionKey;
 use super::backend::Loaded;
 use super::file::{SESSIONS, USED, corrupted};
+use super::limits::Limits;
 use super::record::{self, Contents, Entry};
 use super::registration::{self, Registrations};
 use crate::clock::Timestamp;
@@ -62,12 +62,12 @@ pub(super) fn survey(
     survey_all(transaction, rules, |_, _| Ok(Validity::Valid))
 }
 
-/// Finds the invalid sessions, and calls `take` with each valid session. A session that was not
-/// used for the duration `idle` has expired, too.
+/// Finds the invalid sessions, and calls `take` with each valid session. A session that has passed
+/// one of the `limits` has expired, too.
 pub(super) fn survey_and_take(
     transaction: &ReadTransaction,
     rules: &Rules<'_>,
-    idle: Duration,
+    limits: &Limits,
     mut take: impl FnMut(SessionKey, Loaded),
 ) -> Result<Survey, redb::Error> {
     let used = transaction.open_table(USED)?;
@@ -76,7 +76,9 @@ pub(super) fn survey_and_take(
         let used = used.get(opened.key.as_bytes())?;
         let used = used.map(|used| Timestamp::from_millis(used.value()));
         let loaded = loaded(opened.ends_at, contents, used);
-        if loaded.last_used.plus(idle) <= rules.now {
+        let times = (loaded.contents.opened_at, loaded.ends_at);
+        let limits = limits.of_login(&loaded.contents.provider, times);
+        if limits.expired(loaded.last_used, rules.now).is_some() {
             return Ok(Validity::Expired);
         }
         take(opened.key, loaded);

@@ -197,6 +197,9 @@ impl WorkerSite {
         explanation.route = route.map(|route| ExplainedRoute::new(route));
         match decision {
             Decision::Permit(permit) => self.explain_permit(context, permit, explanation),
+            Decision::SignInFirst(first) => {
+                self.explain_permit(context, first.permit, explanation);
+            }
             Decision::Answer(answer) => explain_answer(&context, &answer, explanation),
             Decision::Challenge(challenge) => explain_challenge(&challenge, explanation),
             Decision::Forbid(_) => {
@@ -268,7 +271,9 @@ fn explain_challenge(challenge: &Challenge, explanation: &mut Explanation) {
         | Cause::Malformed
         | Cause::NoCookie
         | Cause::OtherInstance
+        | Cause::Paused
         | Cause::RefusedByApp
+        | Cause::SignInTooOld
         | Cause::TokenExpired
         | Cause::Unreachable
         | Cause::Unknown => "the route needs a session, and the request has no session",

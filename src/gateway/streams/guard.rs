@@ -8,10 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{ObservedStream, StreamBytes};
-use crate::access::{Continues, REFUSED_BY_RULE, StreamKind, StreamPermit, WatchError};
+use crate::access::{Continues, REFUSED_BY_RULE, StreamKind, StreamPermit};
 use crate::clock::{Clock, Timestamp};
 use crate::gateway::site::{CurrentSite, Reloads};
-use crate::session::{EndReason, EndRegistry, EndWatch, SessionEvent};
+use crate::session::{EndReason, EndRegistry, EndWatch, SessionEvent, WatchError};
 use crate::target::Target;
 
 /// The minimum time between two updates of the last use of a session. While the client sends bytes,

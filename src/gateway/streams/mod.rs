@@ -13,9 +13,11 @@ mod observed;
 mod read_ahead;
 mod slow;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 pub(super) use self::answer::{AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup, broken_end};
 pub(crate) use self::counts::StreamCounts;
@@ -38,6 +40,28 @@ pub(super) struct Streams {
     /// the first stream begins.
     ends: OnceCell<EndRegistry>,
     slow: Rc<SlowList>,
+    drain: Rc<Drain>,
+}
+
+/// Reports the beginning of the drain of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    has_begun: Cell<bool>,
+    begun: Notify,
+}
+
+impl Drain {
+    /// Waits until the drain has begun.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(super) async fn begun(&self) {
+        let begun = self.begun.notified();
+        if !self.has_begun.get() {
+            begun.await;
+        }
+    }
 }
 
 impl Streams {
@@ -46,6 +70,7 @@ impl Streams {
             site: Rc::clone(site),
             ends: OnceCell::new(),
             slow: Rc::default(),
+            drain: Rc::default(),
         })
     }
 
@@ -56,10 +81,26 @@ impl Streams {
         target: Target,
         kind: StreamKind,
     ) -> StreamGuard {
-        let site = self.site.get();
-        let start = || EndRegistry::start(Arc::clone(site.sessions()), site.clock().clone());
-        let ends = self.ends.get_or_init(start).clone();
-        StreamGuard::new((stream, target, kind), &self.site, ends)
+        StreamGuard::new((stream, target, kind), &self.site, self.ends().clone())
+    }
+
+    /// Returns the registry of the worker.
+    pub(super) fn ends(&self) -> &EndRegistry {
+        self.ends.get_or_init(|| {
+            let site = self.site.get();
+            EndRegistry::start(Arc::clone(site.sessions()), site.clock().clone())
+        })
+    }
+
+    /// Returns the value that reports the beginning of the drain.
+    pub(super) fn drain(&self) -> &Rc<Drain> {
+        &self.drain
+    }
+
+    /// Records that the drain of the worker begins.
+    pub(super) fn drain_begins(&self) {
+        self.drain.has_begun.set(true);
+        self.drain.begun.notify_waiters();
     }
 
     /// Returns a timer for a request. The timer reports that the request takes longer than about a

@@ -247,10 +247,11 @@ impl GrantVerifier {
                 let claims = self.id_claims(&verification, response, redemption).await?;
                 id_token = self.kept_id_token(response);
                 sid = claims::sid(&claims.members).map(Into::into);
-                // The gateway needs the nonce and `auth_time` only to check the ID token of a later
-                // refresh.
-                authentication = refresh_token.map(|_| Authentication {
-                    nonce: redemption.nonce.into(),
+                // The gateway needs the nonce only to check the ID token of a later refresh. A route
+                // can limit the time since `auth_time`.
+                let nonce = refresh_token.map(|_| redemption.nonce);
+                authentication = Some(Authentication {
+                    nonce: nonce.unwrap_or_default().into(),
                     auth_time: rules.auth_time(&claims),
                 });
                 self.identity_from_id_token(&verification, &claims, &tokens)
@@ -382,6 +383,7 @@ impl GrantVerifier {
             access_token: &answer.access_token,
             code: &redemption.code,
             begun_at: redemption.begun_at,
+            max_age: redemption.max_age,
         };
         let now = verification.clock.now();
         verification

@@ -40,6 +40,8 @@ pub(super) struct LoginContext<'a> {
     pub(super) code: &'a Secret<String>,
     /// The time when the authorization request was sent.
     pub(super) begun_at: Timestamp,
+    /// The `max_age` of the authorization request, if it differs from the settings.
+    pub(super) max_age: Option<Duration>,
 }
 
 /// The session to which the ID token of a refresh must belong.
@@ -133,7 +135,7 @@ impl IdTokenRules {
         let subject = claims::subject(members)?.into();
         check_hash(&verified, "at_hash", of.access_token)?;
         check_hash(&verified, "c_hash", of.code)?;
-        self.check_authentication(members, of.begun_at, now)?;
+        self.check_authentication(members, of, now)?;
         Ok(IdClaims {
             issuer: issuer.into(),
             subject,
@@ -312,10 +314,11 @@ impl IdTokenRules {
     fn check_authentication(
         &self,
         members: &Object,
-        begun_at: Timestamp,
+        of: &LoginContext<'_>,
         now: Timestamp,
     ) -> Result<(), TokenError> {
-        if let Some(max_age) = self.max_age {
+        let max_age = self.max_age.into_iter().chain(of.max_age).min();
+        if let Some(max_age) = max_age {
             let at = self.dates.read(members, "auth_time")?;
             let at = at.ok_or(TokenError::Claim("auth_time"))?;
             if self.dates.is_ahead(at, now) {
@@ -324,7 +327,7 @@ impl IdTokenRules {
             // The gateway compares `auth_time` with the start of the login. The ID token may arrive
             // much later than the start of the login, because the user may read the consent page
             // for a long time.
-            if at.plus(max_age).plus(self.dates.leeway) < begun_at {
+            if at.plus(max_age).plus(self.dates.leeway) < of.begun_at {
                 return Err(TokenError::TooOld("auth_time"));
             }
         }

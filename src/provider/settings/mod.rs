@@ -6,6 +6,7 @@
 
 mod identity;
 mod request;
+mod session;
 mod sign_out;
 mod signed_out;
 mod token_checks;
@@ -26,6 +27,7 @@ pub use self::request::{
     AuthorizationParameters, BasicEncoding, BodyFormat, ClientAssertion, ClientAuthentication,
     PassedParameters, ResponseMode, TokenRequest,
 };
+pub use self::session::SessionSettings;
 pub use self::sign_out::{AnotherAccount, SignOutSettings};
 pub use self::signed_out::{FieldName, FieldPattern, SignedOutPattern};
 pub(super) use self::token_checks::advice;
@@ -85,6 +87,9 @@ pub struct Settings {
     /// What a sign-out does at the provider.
     #[serde(default)]
     pub sign_out: SignOutSettings,
+    /// The limits for the sessions of the users of the provider.
+    #[serde(default)]
+    pub session: SessionSettings,
     /// True if an authorization response must contain the issuer (RFC 9207). By default, the
     /// metadata decides whether the issuer is required.
     #[serde(default)]

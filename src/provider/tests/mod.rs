@@ -291,6 +291,7 @@ async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, Exchange
         nonce: "nonce",
         redirect_uri: REDIRECT_URI,
         begun_at: NOW,
+        max_age: None,
     };
     provider.redeem(redemption, clock).await
 }

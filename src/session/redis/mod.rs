@@ -68,7 +68,7 @@ use crate::seal::KeyRing;
 use crate::secret::random;
 use crate::session::cache::{Eviction, SessionCache};
 use crate::session::groups::digest_of;
-use crate::session::reconfigure::Limits;
+use crate::session::limits::Limits;
 use crate::session::{EndReason, Registrations, SessionKey, StartError, StoreError, StoreTag};
 
 /// The parts of a replica that do not come from the settings of the store.

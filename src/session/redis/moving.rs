@@ -16,8 +16,10 @@ use crate::seal::KeyRing;
 use crate::session::backend::Loaded;
 use crate::session::disk::Disk;
 use crate::session::groups::ProviderSessionHash;
-use crate::session::reconfigure::Limits;
-use crate::session::{FileError, Registrations, SessionKey, StartError, StoreError};
+use crate::session::limits::Limits;
+use crate::session::{
+    FileError, LimitsOfProviders, Registrations, SessionKey, StartError, StoreError,
+};
 
 /// The number of sessions in one round trip.
 const AT_ONCE: usize = 100;
@@ -75,8 +77,9 @@ pub(crate) fn move_sessions(
     let runtime = Builder::new_current_thread().build();
     let runtime = runtime.map_err(StartError::Thread)?;
     let mut disk = Disk::open(from, Arc::clone(&to.keys))?;
+    let limits = Limits::new(to.idle, to.idle, 1, LimitsOfProviders::new());
     let replica = Replica {
-        limits: Limits::new(to.idle, to.idle, 1),
+        limits: Arc::clone(&limits),
         capacity: 0,
         registrations: to.providers.clone(),
         keys: to.keys,
@@ -99,7 +102,7 @@ pub(crate) fn move_sessions(
             }
         }
     };
-    disk.restore((to.idle, clock.now()), &to.providers, |key, loaded| {
+    disk.restore((&limits, clock.now()), &to.providers, |key, loaded| {
         waiting.push((key, loaded));
         if waiting.len() >= AT_ONCE {
             send(std::mem::take(&mut waiting), &mut result);

@@ -25,6 +25,7 @@ impl Shared {
         let Reconfiguration {
             idle,
             absolute,
+            of_providers,
             per_person,
             keys,
             registrations,
@@ -57,7 +58,7 @@ impl Shared {
             // A reload with a longer idle time must not make expired sessions valid again.
             while Arc::clone(&self).sweep(now).await? == Maintained::More {}
         }
-        self.limits.set(idle, absolute, per_person);
+        self.limits.set((idle, absolute), per_person, of_providers);
         self.registrations.store(Arc::new(registrations));
         self.keys.store(keys);
         registration::report(&found.ended);

@@ -19,7 +19,7 @@ pub(crate) async fn press(browser: &Browser, host: &str) -> Page {
 }
 
 /// Signs out at `host`, and follows the redirects up to the last page.
-pub(super) async fn sign_out(browser: &Browser, host: &str) -> Page {
+pub(crate) async fn sign_out(browser: &Browser, host: &str) -> Page {
     let page = press(browser, host).await;
     if page.status.is_redirection() {
         return browser.follow_all(page).await;

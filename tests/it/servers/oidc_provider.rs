@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use super::{Client, Setup, assert_refused, openid};
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
+use crate::support::gateway::Settings;
 use crate::support::person::ALICE;
-use crate::support::scene::{ORIGIN, url};
+use crate::support::scene::{ORIGIN, SESSION, url};
 use crate::support::servers::{Flows, Server};
 
 const EXPECTED: [&str; 3] = ["alice", "alice@example.test", "staff"];
@@ -46,6 +47,7 @@ async fn people_sign_in_at_oidc_provider() {
     an_answer_by_form_post(&server, &provider, &flows).await;
     signing_out(&server, &provider, &flows).await;
     a_session_ends_at_the_provider(&server, &provider, &flows).await;
+    silent_and_recent_sign_ins(&server, &provider, &flows).await;
 }
 
 async fn every_client_authentication(server: &Server, provider: &str, flows: &Flows) {
@@ -196,6 +198,33 @@ async fn signing_out(server: &Server, provider: &str, flows: &Flows) {
     setup.asks_for_password(&browser).await;
     flows.goodbye("RP-initiated logout");
     flows.goodbye("revocation");
+}
+
+async fn silent_and_recent_sign_ins(server: &Server, provider: &str, flows: &Flows) {
+    let routes = "[[routes]]\n[[routes]]\nprefix = \"/public\"\naccess = \"public\"\n\
+                  silent_sign_in = true\n[[routes]]\nprefix = \"/recent\"\n\
+                  session.max_age_secs = 600\n";
+    let secret = server.file("client_secret");
+    let client = client("client_secret_basic", &secret, SCOPES);
+    let section = |settings: &Settings| client.section(settings, "main", provider);
+    let setup = Setup::with(routes, section).await;
+    let browser = setup.browser();
+    let user = async || {
+        let page = browser.visit(&url("/public/a")).await;
+        assert_eq!(page.text(), "seen", "{}", page.describe());
+        setup.app.last().head.value("x-forwarded-user")
+    };
+    assert_eq!(user().await, None);
+    setup.sign_in_with(&browser, ALICE).await;
+    browser.forget(SESSION);
+    assert_eq!(user().await.as_deref(), Some("alice"));
+    flows.passed("prompt=none");
+    // The ID token contains `auth_time` only if the request contains `max_age`.
+    assert_eq!(browser.fetch(&url("/recent")).await.status, 401);
+    let page = ALICE.sign_in(&browser, &url("/recent")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    assert_eq!(browser.fetch(&url("/recent")).await.status, 200);
+    flows.passed("max_age");
 }
 
 /// RFC 9207: both servers name their issuer in their answers.

@@ -5,7 +5,7 @@
 //! writes another line. A change with both lines must be in the file. A change with only the first
 //! line may be in the file. `benches/durable.rs` also uses this file.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +55,7 @@ impl StoreFolder {
             absolute: Duration::from_hours(8),
             capacity: 1 << 30,
             per_person: 10,
+            of_providers: BTreeMap::new(),
             refresh_wait: Duration::from_secs(10),
             store,
         };

@@ -62,6 +62,7 @@ fn check(rules: &IdTokenRules, verified: VerifiedToken) -> Result<IdClaims, Toke
         access_token: &access_token,
         code: &code,
         begun_at: BEGUN_AT,
+        max_age: None,
     };
     rules.check(verified, &exchange, NOW)
 }

@@ -119,6 +119,13 @@ fn end_session(request: &Recorded) -> Answer {
     Answer::with(303, &[("Location", back.as_str())], "")
 }
 
+/// The members of `response` that are texts.
+fn texts_of(response: &Value) -> Vec<(&str, &str)> {
+    let members = response.as_object().unwrap().iter();
+    let pairs = members.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)));
+    pairs.collect()
+}
+
 fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
     let asked = parameters(url_of(request).query().unwrap_or_default());
     let cookies = request.head.value("cookie").unwrap_or_default();
@@ -138,6 +145,9 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
     state.send_modify(|state| code = state.tokens.code(entry));
     let state = state.borrow();
     let mut response = json!({ "code": code, "state": get("state") });
+    if user.is_none() && get("prompt").as_deref() == Some("none") {
+        response = json!({ "error": "login_required", "state": get("state") });
+    }
     if openid {
         response["iss"] = state.issuer.as_str().into();
     }
@@ -145,10 +155,7 @@ fn authorize(request: &Recorded, state: &watch::Sender<State>) -> Answer {
         &mut response,
         state.behavior.authorization_response.as_ref(),
     );
-    let members = response.as_object().unwrap().iter();
-    let pairs: Vec<(&str, &str)> = members
-        .filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
-        .collect();
+    let pairs = texts_of(&response);
     let html = [("Content-Type", "text/html")];
     let return_method = state.behavior.return_method;
     if return_method == ReturnMethod::Form || get("response_mode").as_deref() == Some("form_post") {

@@ -1,0 +1,97 @@
+//! The limits of sessions that a provider or a route shortens.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use super::section::Reader;
+use crate::access::{Route, RouteTable};
+use crate::provider::settings::SessionSettings;
+use crate::session::{self, LimitsOfProviders, ProviderLimits};
+
+/// Returns the limits for the sessions of a provider. Returns `None` if the provider has no limits
+/// of its own.
+pub(super) fn limits(settings: SessionSettings) -> Option<ProviderLimits> {
+    let duration = |seconds: NonZeroU64| Duration::from_secs(seconds.get());
+    let limits = ProviderLimits {
+        idle: settings.idle_secs.map(duration),
+        absolute: settings.absolute_secs.map(duration),
+    };
+    (limits != ProviderLimits::default()).then_some(limits)
+}
+
+/// Adds the limits of the providers to the settings of sessions. Refuses limits of providers and
+/// routes that can never have an effect, because the limits of all sessions are shorter.
+pub(super) fn with_limits(
+    mut session: session::Settings,
+    (limits, routes): (LimitsOfProviders, &RouteTable),
+    reader: &mut Reader<'_>,
+) -> session::Settings {
+    session.of_providers = limits;
+    check_providers(&session, reader);
+    check_routes(&session, routes, reader);
+    session
+}
+
+fn check_providers(session: &session::Settings, reader: &mut Reader<'_>) {
+    let (idle, absolute) = (session.idle, session.absolute);
+    for (name, limits) in &session.of_providers {
+        let key = |key: &str| format!("providers.{name}.session.{key}");
+        check(&key("idle_secs"), limits.idle, ("idle_secs", idle), reader);
+        let lifetime = ("absolute_secs", absolute);
+        check(&key("absolute_secs"), limits.absolute, lifetime, reader);
+        if let (Some(idle), Some(absolute)) = (limits.idle, limits.absolute)
+            && idle > absolute
+        {
+            let (idle, absolute) = (idle.as_secs(), absolute.as_secs());
+            let reason = format!("({idle}) exceeds absolute_secs ({absolute})");
+            reader.note(&key("idle_secs"), reason);
+        }
+    }
+}
+
+fn check_routes(session: &session::Settings, routes: &RouteTable, reader: &mut Reader<'_>) {
+    let (idle, absolute) = (session.idle, session.absolute);
+    let limited = |route: &&Route| route.freshness().is_some();
+    for route in routes.iter().filter(limited) {
+        let key = |key: &str| format!("routes.{}.session{key}", route.index());
+        if route.is_public() {
+            let reason = "has no effect, because a public route never requires a sign-in; leave \
+                          `session` out";
+            reader.note(&key(""), reason);
+            continue;
+        }
+        let limits = route.freshness().copied().unwrap_or_default();
+        let duration = |seconds: Option<u32>| Some(Duration::from_secs(seconds?.into()));
+        let shorter = ("idle_secs", idle);
+        check(
+            &key(".idle_secs"),
+            duration(limits.idle_secs),
+            shorter,
+            reader,
+        );
+        let shorter = ("absolute_secs", absolute);
+        check(
+            &key(".max_age_secs"),
+            duration(limits.max_age_secs),
+            shorter,
+            reader,
+        );
+    }
+}
+
+/// Refuses the limit `own`, unless it is shorter than the limit of all sessions.
+fn check(
+    key: &str,
+    own: Option<Duration>,
+    (name, of_all): (&str, Duration),
+    reader: &mut Reader<'_>,
+) {
+    if let Some(own) = own.filter(|own| *own >= of_all) {
+        let reason = format!(
+            "({}) has no effect, because it is not shorter than session.{name} ({})",
+            own.as_secs(),
+            of_all.as_secs()
+        );
+        reader.note(key, reason);
+    }
+}
