@@ -6,7 +6,7 @@ use super::buffering::BufferSettings;
 use super::cross_site::CrossSite;
 use super::destination::Destination;
 use super::rewrite::{Rewrite, RewriteSettings};
-use super::route_settings::{Enforcement, Fragment, OnRefusal, RouteSettings};
+use super::route_settings::{Enforcement, Fragment, OnRefusal, PostedForm, RouteSettings};
 use super::rule::{Rule, Verdict};
 use super::static_answer::StaticAnswer;
 use super::stream::StreamSettings;
@@ -33,6 +33,8 @@ pub struct Route {
     pub(super) allow_preflight: bool,
     /// What a login does with the fragment of the requested address.
     fragment: Fragment,
+    /// What a login does with a form that arrives after the session has ended.
+    posted_form: PostedForm,
     /// The sites whose pages may send unsafe requests with a user's session.
     pub(super) cross_site: CrossSite,
     pub(super) on_refusal: OnRefusal,
@@ -105,6 +107,7 @@ impl Route {
             providers,
             allow_preflight: settings.allow_preflight,
             fragment: settings.keep_fragment,
+            posted_form: settings.keep_forms,
             cross_site: settings.cross_site,
             on_refusal: settings.on_upstream_401,
             app_sign_out: settings.app_sign_out,
@@ -252,6 +255,11 @@ impl Route {
     /// Whether a login keeps the fragment of the requested address.
     pub(crate) fn keeps_fragment(&self) -> bool {
         self.fragment == Fragment::Kept
+    }
+
+    /// Whether a login keeps a form that arrives after the session has ended.
+    pub(crate) fn keeps_forms(&self) -> bool {
+        self.posted_form == PostedForm::Kept
     }
 
     /// Returns the credential settings in the table of the route.

@@ -49,6 +49,9 @@ pub struct RouteSettings {
     /// What a login does with the fragment of the requested address.
     #[serde(default)]
     pub(super) keep_fragment: Fragment,
+    /// What a login does with a form that arrives after the session has ended.
+    #[serde(default)]
+    pub(super) keep_forms: PostedForm,
     /// The names of the providers whose sessions are accepted. By default, the route accepts
     /// sessions of all providers.
     pub(crate) provider: Option<ProviderNames>,
@@ -134,6 +137,23 @@ impl From<bool> for Fragment {
     }
 }
 
+/// What a login does with a form that arrives after the session has ended.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(from = "bool")]
+pub(super) enum PostedForm {
+    /// A script keeps the encrypted form in the storage of the browser tab.
+    Kept,
+    /// The form is lost, and the user has to send the form again.
+    #[default]
+    Lost,
+}
+
+impl From<bool> for PostedForm {
+    fn from(keep: bool) -> Self {
+        if keep { Self::Kept } else { Self::Lost }
+    }
+}
+
 /// The name of one provider, or the names of several providers from which the user can choose.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ProviderNames(pub(super) Vec<Box<str>>);
@@ -199,6 +219,7 @@ impl Default for RouteSettings {
             answer: None,
             rewrite: RewriteSettings::default(),
             keep_fragment: Fragment::Lost,
+            keep_forms: PostedForm::Lost,
             provider: None,
             allow_preflight: false,
             cross_site: CrossSite::default(),

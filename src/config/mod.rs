@@ -12,6 +12,7 @@ mod auth_check;
 mod buffering;
 mod changes;
 mod habits;
+mod kept_forms;
 mod keys;
 mod layers;
 mod listening;
@@ -44,6 +45,7 @@ use serde::Deserialize;
 
 use self::buffering::{check_buffers, spill};
 pub(crate) use self::changes::registrations;
+use self::kept_forms::check_kept_forms;
 use self::keys::keys;
 pub(crate) use self::keys::{Digest, KeyFile, content_digest};
 pub use self::layers::{FileContent, Flags, Source, Variables};
@@ -333,6 +335,7 @@ fn route_table(
     signing::check(signing, &table, reader);
     check_routes(&table, providers, reader);
     check_buffers(&table, server, reader);
+    check_kept_forms(&table, server, reader);
     check_static_answers(&table, reader);
     check_rewriting(&table, reader);
     app_fields::check(&table, upstreams, &providers.known, reader);
