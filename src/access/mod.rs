@@ -58,6 +58,7 @@ mod flight;
 mod freshness;
 mod imagined;
 mod index;
+mod kept_forms;
 #[cfg(test)]
 mod lease_model;
 mod lease_use;
@@ -134,6 +135,8 @@ pub(crate) struct Access {
     /// an app has refused a token, the gateway starts the refresh even if the token does not expire
     /// soon.
     refreshes_on_refusal: bool,
+    /// Whether at least one route keeps forms that arrive after the session has ended.
+    keeps_forms: bool,
     /// The unusual forms of a path that at least one route allows.
     allowed_forms: Forms,
     /// The providers of this site.
@@ -170,6 +173,7 @@ impl Access {
         let mut on_refusal = settings.routes.iter().map(|route| route.on_refusal);
         Rc::new(Self {
             refreshes_on_refusal: on_refusal.any(|what| what == OnRefusal::RefreshAndRetry),
+            keeps_forms: settings.routes.iter().any(Route::keeps_forms),
             allowed_forms: settings.routes.allowed_forms(),
             routes: settings.routes.for_worker(),
             providers: Arc::clone(settings.providers),

@@ -7,7 +7,9 @@ use super::cross_site::CrossSite;
 use super::destination::Destination;
 use super::freshness::Freshness;
 use super::rewrite::{Rewrite, RewriteSettings};
-use super::route_settings::{Enforcement, Fragment, OnRefusal, RouteSettings, SilentSignIn};
+use super::route_settings::{
+    Enforcement, Fragment, OnRefusal, PostedForm, RouteSettings, SilentSignIn,
+};
 use super::rule::{Rule, Verdict};
 use super::static_answer::StaticAnswer;
 use super::stream::StreamSettings;
@@ -37,6 +39,8 @@ pub struct Route {
     silent_sign_in: SilentSignIn,
     /// The limits for the sign-in of the users. `None` if only the limits of all sessions apply.
     pub(super) freshness: Option<Freshness>,
+    /// What a login does with a form that arrives after the session has ended.
+    posted_form: PostedForm,
     /// The sites whose pages may send unsafe requests with a user's session.
     pub(super) cross_site: CrossSite,
     pub(super) on_refusal: OnRefusal,
@@ -111,6 +115,7 @@ impl Route {
             fragment: settings.keep_fragment,
             silent_sign_in: settings.silent_sign_in,
             freshness: Some(settings.session).filter(|limits| !limits.is_unlimited()),
+            posted_form: settings.keep_forms,
             cross_site: settings.cross_site,
             on_refusal: settings.on_upstream_401,
             app_sign_out: settings.app_sign_out,
@@ -268,6 +273,11 @@ impl Route {
     /// The limits for the sign-in of the users. `None` if only the limits of all sessions apply.
     pub(crate) fn freshness(&self) -> Option<&Freshness> {
         self.freshness.as_ref()
+    }
+
+    /// Whether a login keeps a form that arrives after the session has ended.
+    pub(crate) fn keeps_forms(&self) -> bool {
+        self.posted_form == PostedForm::Kept
     }
 
     /// Returns the credential settings in the table of the route.

@@ -56,6 +56,9 @@ pub struct RouteSettings {
     /// The limits for the sign-in of the users.
     #[serde(default)]
     pub(super) session: Freshness,
+    /// What a login does with a form that arrives after the session has ended.
+    #[serde(default)]
+    pub(super) keep_forms: PostedForm,
     /// The names of the providers whose sessions are accepted. By default, the route accepts
     /// sessions of all providers.
     pub(crate) provider: Option<ProviderNames>,
@@ -158,6 +161,23 @@ impl From<bool> for SilentSignIn {
     }
 }
 
+/// What a login does with a form that arrives after the session has ended.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(from = "bool")]
+pub(super) enum PostedForm {
+    /// A script keeps the encrypted form in the storage of the browser tab.
+    Kept,
+    /// The form is lost, and the user has to send the form again.
+    #[default]
+    Lost,
+}
+
+impl From<bool> for PostedForm {
+    fn from(keep: bool) -> Self {
+        if keep { Self::Kept } else { Self::Lost }
+    }
+}
+
 /// The name of one provider, or the names of several providers from which the user can choose.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ProviderNames(pub(super) Vec<Box<str>>);
@@ -225,6 +245,7 @@ impl Default for RouteSettings {
             keep_fragment: Fragment::Lost,
             silent_sign_in: SilentSignIn::Off,
             session: Freshness::default(),
+            keep_forms: PostedForm::Lost,
             provider: None,
             allow_preflight: false,
             cross_site: CrossSite::default(),

@@ -72,6 +72,27 @@ impl BodyBuffer {
         self.spill.is_none().then_some(self.pieces.len())
     }
 
+    /// States whether the body begins with `prefix`. Returns `None` if the buffer contains too few
+    /// bytes. The buffer must have no file, because the file would contain the first bytes.
+    pub(super) fn begins_with(&self, prefix: &[u8]) -> Option<bool> {
+        let mut missing = prefix;
+        for piece in &self.pieces {
+            let (expected, later) = missing
+                .split_at_checked(piece.len())
+                .unwrap_or((missing, &[]));
+            if !piece.starts_with(expected) {
+                return Some(false);
+            }
+            missing = later;
+        }
+        missing.is_empty().then_some(true)
+    }
+
+    /// Removes and returns all pieces. The buffer must have no file.
+    pub(super) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        self.pieces.into_iter()
+    }
+
     /// Stores a piece. Call [`BodyBuffer::poll_growth`] first.
     pub(super) fn push(&mut self, data: Bytes) {
         self.bytes = self.bytes.saturating_add(count(data.len()));

@@ -198,3 +198,27 @@ async fn a_dropped_buffer_frees_both_budgets() {
     drop(buffer);
     assert_eq!(fixture.used(), (0, 0));
 }
+
+#[tokio::test]
+async fn the_first_bytes_of_a_body_are_known_over_the_limits_of_its_pieces() {
+    let fixture = Fixture::new();
+    let mut buffer = fixture.buffer(0);
+    let prefix = b"begin=";
+    assert_eq!(buffer.begins_with(prefix), None);
+    assert_eq!(buffer.begins_with(b""), Some(true));
+    for piece in ["be", "gin", "=x"] {
+        assert_eq!(buffer.begins_with(prefix), None);
+        assert_eq!(buffer.begins_with(b"bex"), (piece == "=x").then_some(false));
+        // Pieces that are not joined to the previous piece.
+        buffer
+            .pieces
+            .push_back(Bytes::from_static(piece.as_bytes()));
+    }
+    assert_eq!(buffer.begins_with(prefix), Some(true));
+    assert_eq!(buffer.begins_with(b"begin=x"), Some(true));
+    assert_eq!(buffer.begins_with(b"begin=xy"), None);
+    assert_eq!(buffer.begins_with(b"begin=y"), Some(false));
+    assert_eq!(buffer.begins_with(b"x"), Some(false));
+    let pieces: Vec<Bytes> = buffer.into_pieces().collect();
+    assert_eq!(pieces.concat(), b"begin=x");
+}

@@ -4,6 +4,7 @@ use http::Response;
 
 use super::auth_check::AuthCheck;
 use super::sign_in::{self, SignInRequest};
+use super::tab_page::InTab;
 use super::{Body, RequestContext, WorkerSite, explain, see_other};
 use crate::access::Challenge;
 use crate::login::{self, ReturnTo, Start};
@@ -35,18 +36,28 @@ impl WorkerSite {
             let provider = sign_in::only_provider(&challenge.route);
             return self.page_not_kept(context, &SignInRequest::at_provider(provider));
         };
-        let tab_page = self.tab_page(context, challenge, &return_to);
-        let return_to = tab_page
-            .as_ref()
-            .map_or(return_to, |page| page.return_to.clone());
+        let in_tab = self.tab_page(context, challenge, &return_to);
+        self.begin_login(context, challenge, (return_to, in_tab))
+            .await
+    }
+
+    /// Answers a request of a browser by the start of a login. The browser keeps `in_tab` during the
+    /// login. Otherwise, the login ends at `return_to`.
+    pub(super) async fn begin_login(
+        &self,
+        context: &RequestContext,
+        challenge: &Challenge,
+        (return_to, in_tab): (ReturnTo, Option<InTab>),
+    ) -> Response<Body> {
+        let return_to = (in_tab.as_ref()).map_or(return_to, |in_tab| in_tab.return_to().clone());
         let providers: Vec<&str> = challenge.route.providers().collect();
         // The login host may have a session of one of the providers.
         let asks_login_host =
             self.login().redeems_tickets(&context.public_url) && challenge.other.is_none();
         let (provider, alternatives) = match &*providers {
-            [only] => (only, &[][..]),
-            [first, others @ ..] if asks_login_host => (first, others),
-            _ => return self.choice(context, challenge, (return_to, tab_page)),
+            [only] => (*only, &[][..]),
+            [first, others @ ..] if asks_login_host => (*first, others),
+            _ => return self.choice(context, challenge, (return_to, in_tab)),
         };
         let start = Start {
             alternatives,
@@ -54,8 +65,8 @@ impl WorkerSite {
             ..Start::new(provider, return_to, context.login_origin())
         };
         match self.login().begin(start).await {
-            Ok(started) => match tab_page {
-                Some(tab_page) => self.sign_in_from_tab(context, challenge, tab_page, started),
+            Ok(started) => match in_tab {
+                Some(in_tab) => self.sign_in_from_tab(context, challenge, in_tab, started),
                 None => see_other(&started.location, started.cookies),
             },
             Err(login::Error::PageNotKept) => {
@@ -64,12 +75,17 @@ impl WorkerSite {
             }
             Err(error) => {
                 self.metrics().login("failed", error.reason());
-                explain::login_not_started(
-                    context,
-                    (provider, &error),
-                    Some(challenge.cause),
-                    requested,
-                )
+                // A visit to the requested address would not restore what the browser has kept.
+                let retry_url = match &in_tab {
+                    Some(in_tab) => SignInRequest::to_return(in_tab.return_to().clone()).at(
+                        Some(provider),
+                        self.login(),
+                        &context.public_url,
+                    ),
+                    None => context.target.path_and_query().as_str().to_owned(),
+                };
+                let (failed, cause) = ((provider, &error), Some(challenge.cause));
+                explain::login_not_started(context, failed, cause, &retry_url, in_tab)
             }
         }
     }

@@ -142,7 +142,7 @@ impl WorkerSite {
         }
     }
 
-    /// Answers a request to an endpoint of a saved page.
+    /// Answers a request to an endpoint of a saved page or of a kept form.
     async fn page_endpoint(
         &self,
         context: &RequestContext,
@@ -152,6 +152,13 @@ impl WorkerSite {
         if let Some(name) = self.own().tab_page_name(path) {
             check_method(method, &[Method::GET], "GET")?;
             return self.restore_page(context, name).ok_or(Error::NoRoute);
+        }
+        if let Some(name) = self.own().kept_form_name(path) {
+            check_method(method, &[Method::GET, Method::POST], "GET, POST")?;
+            if *method == Method::POST {
+                return self.posted_form(context, name, body).await;
+            }
+            return self.kept_form(context, name).await.ok_or(Error::NoRoute);
         }
         let name = self.own().saved_page_name(path).ok_or(Error::NoRoute)?;
         check_method(method, &[Method::GET, Method::POST], "GET, POST")?;
@@ -230,7 +237,8 @@ impl WorkerSite {
                 let id = context.request_id();
                 record.user(Some(&identity));
                 self.log_signed_in(id, (&provider, key), &identity, refreshable);
-                see_other(&location, cookies)
+                let owner = self.form_owner_cookie(context, (&session, &*identity));
+                see_other(&location, cookies.into_iter().chain(owner))
             }
             Completion::AlreadySignedIn { location, cookies } => {
                 record.reason = Some("already_signed_in");

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{Method, Response, StatusCode, header};
 
 use super::page::Page;
+use super::tab_page::InTab;
 use super::{Body, NO_REFERRER, RequestContext, set_cookies, sign_in};
 use crate::access::{Cause, Challenge, FailureLocation, REFUSED_BY_RULE, Unavailable};
 use crate::identity::Identity;
@@ -118,12 +119,13 @@ pub(super) fn unavailable(
 }
 
 /// Creates the answer to a request whose login could not start. A visit to `retry_url` starts the
-/// login again.
+/// login again. The browser keeps `in_tab` until then.
 pub(super) fn login_not_started(
     context: &RequestContext,
     (provider, error): (&str, &login::Error),
     cause: Option<Cause>,
     retry_url: &str,
+    in_tab: Option<InTab>,
 ) -> Response<Body> {
     tracing::warn!(
         request.id = context.request_id(),
@@ -134,18 +136,22 @@ pub(super) fn login_not_started(
         "Login not started"
     );
     let headers = &context.parts.headers;
-    if let login::Error::Loop = error {
-        let text = loop_cause(cause);
-        let mut response = Page::new(StatusCode::BAD_REQUEST, "Signing in does not work", text)
-            .with_reason(error.reason())
-            .link("Try again", retry_url)
-            .respond(headers);
-        set_cookies(response.headers_mut(), [login::forget_rounds()]);
-        return response;
-    }
-    failure_page(context, error, retry_url)
-        .link("Try again", retry_url)
-        .respond(headers)
+    let (page, forget) = if let login::Error::Loop = error {
+        let title = "Signing in does not work";
+        let page = Page::new(StatusCode::BAD_REQUEST, title, loop_cause(cause));
+        let page = page.with_reason(error.reason());
+        (page, Some(login::forget_rounds()))
+    } else {
+        (failure_page(context, error, retry_url), None)
+    };
+    let page = page.link("Try again", retry_url);
+    let (page, cookies) = match in_tab {
+        Some(in_tab) => in_tab.keep(page, None),
+        None => (page, Vec::new()),
+    };
+    let mut response = page.respond(headers);
+    set_cookies(response.headers_mut(), cookies.into_iter().chain(forget));
+    response
 }
 
 /// Creates the answer to a navigation to a page to which no login can return. A visit to

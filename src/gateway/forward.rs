@@ -369,11 +369,8 @@ impl<'p> InFlight<'p> {
 /// Returns the error for a request to which the app gave no answer.
 fn upload_error(error: upstream::Error) -> Error {
     if let upstream::Error::RequestBody(cause) = error {
-        return match cause.downcast() {
-            Ok(interrupted) => match *interrupted {
-                Interrupted::File(error) => Error::FileLost(error),
-                Interrupted::Client(failure) => Error::RequestBody(failure),
-            },
+        return match cause.downcast::<Interrupted>() {
+            Ok(interrupted) => Error::from(*interrupted),
             Err(cause) => Error::Upstream(upstream::Error::RequestBody(cause)),
         };
     }

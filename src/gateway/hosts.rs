@@ -66,7 +66,7 @@ impl WorkerSite {
                 self.metrics().login("failed", error.reason());
                 let failed = (provider, &error);
                 let retry_url = self.ticket_request_again(&request);
-                explain::login_not_started(context, failed, cause, &retry_url)
+                explain::login_not_started(context, failed, cause, &retry_url, None)
             }
         })
     }
@@ -194,7 +194,9 @@ impl WorkerSite {
             return self.login().set_ticket_aside(ticket).await;
         }
         let previous = previous.map(|(key, _session)| key);
-        let redeemed = self.login().redeem_ticket(ticket, previous).await?;
+        let mut redeemed = self.login().redeem_ticket(ticket, previous).await?;
+        let owner = self.form_owner_cookie(context, (session.key(), session.identity()));
+        redeemed.cookies.extend(owner);
         record.user(Some(session.identity()));
         tracing::info!(
             request.id = context.request_id(),

@@ -22,9 +22,12 @@ mod error;
 mod events;
 mod explain;
 mod explanation;
+mod form_content;
+mod form_endpoint;
 mod forward;
 mod grpc;
 mod hosts;
+mod kept_form;
 mod logout;
 mod navigation;
 mod oauth2_auth;
@@ -332,7 +335,10 @@ impl Worker {
                 Decision::Challenge(challenge) => {
                     record.route(&challenge.route, DecisionLabel::Challenge);
                     record.reason = Some(challenge.cause.reason());
-                    break site.challenge(&context, &challenge).await;
+                    match site.challenge_or_keep(&context, &challenge, body).await {
+                        Ok(response) => break response,
+                        Err(error) => return record.refused(&error, &context.parts.headers),
+                    }
                 }
                 Decision::Forbid(forbid) => {
                     record.route(&forbid.route, DecisionLabel::Forbid);

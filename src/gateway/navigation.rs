@@ -64,7 +64,16 @@ pub(super) fn refuse_prefetch(headers: &HeaderMap) -> Response<Body> {
 
 /// Whether the browser shows the answer as a page in a tab, and not as a part of another page.
 pub(super) fn is_navigation(parts: &Parts) -> bool {
-    if parts.method != Method::GET || is_prefetch(&parts.headers) {
+    parts.method == Method::GET && is_page_load(parts)
+}
+
+/// Whether the browser sends a form, and shows the answer as a page in a tab.
+pub(super) fn is_form_post(parts: &Parts) -> bool {
+    parts.method == Method::POST && is_page_load(parts)
+}
+
+fn is_page_load(parts: &Parts) -> bool {
+    if is_prefetch(&parts.headers) {
         return false;
     }
     if parts.headers.contains_key("sec-fetch-mode") {

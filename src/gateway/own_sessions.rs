@@ -124,10 +124,10 @@ impl WorkerSite {
         }
         page.items.push(Item {
             mark: Some("This browser"),
-            action: Action::Post {
+            action: Some(Action::Post {
                 action: self.own().sign_out().to_owned(),
                 label: "Sign out",
-            },
+            }),
             ..self.item(own, now)
         });
         page.items
@@ -143,12 +143,8 @@ impl WorkerSite {
 
     fn item(&self, session: &Session, now: Timestamp) -> Item {
         let device = session.device();
-        let ago = |at: Timestamp| match now.since(at) {
-            recent if recent.as_secs() < 60 => "just now".to_owned(),
-            earlier => format!("{} ago", in_words(earlier)),
-        };
-        let used = format!("Last used {}", ago(session.last_used()));
-        let signed_in = format!("Signed in {}", ago(session.opened_at()));
+        let used = format!("Last used {}", ago(now, session.last_used()));
+        let signed_in = format!("Signed in {}", ago(now, session.opened_at()));
         let from = device.map(|device| format!("{signed_in} from {}", device.network()));
         Item {
             title: device
@@ -156,10 +152,10 @@ impl WorkerSite {
                 .to_owned(),
             mark: None,
             details: vec![used, from.unwrap_or(signed_in)],
-            action: Action::Post {
+            action: Some(Action::Post {
                 action: format!("{}?end={}", self.own().sessions(), name_of(session.key())),
                 label: "End session",
-            },
+            }),
         }
     }
 
@@ -174,6 +170,14 @@ impl WorkerSite {
         .with_reason(error.reason())
         .link("Try again", self.own().sessions())
         .respond(headers)
+    }
+}
+
+/// Describes how long before `now` the time `at` was.
+pub(super) fn ago(now: Timestamp, at: Timestamp) -> String {
+    match now.since(at) {
+        recent if recent.as_secs() < 60 => "just now".to_owned(),
+        earlier => format!("{} ago", in_words(earlier)),
     }
 }
 

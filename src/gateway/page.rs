@@ -1,5 +1,5 @@
 //! The gateway's own pages, as plain HTML, and as problem details for programs (RFC 9457). Only the
-//! pages in `tab_page` have a script.
+//! pages in `tab_page` and `kept_form` have a script.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -25,7 +25,7 @@ h1{font-size:1.35rem;line-height:1.3;margin:0 0 .75rem;text-wrap:balance}\
 p{margin:0 0 .9rem;overflow-wrap:anywhere}\
 .actions{display:flex;flex-wrap:wrap;gap:.6rem;margin-top:1.4rem}\
 .choice{flex-direction:column;text-align:center}\
-form{margin:0}\
+form{margin:0;display:flex;flex-wrap:wrap;gap:.6rem}\
 a.button,button{display:inline-block;font:inherit;font-weight:600;cursor:pointer;\
 text-decoration:none;border-radius:8px;padding:.5rem 1rem;border:1px solid #2456c7;\
 background:#2456c7;color:#fff}\
@@ -59,6 +59,10 @@ static POLICY: LazyLock<HeaderValue> =
 static FRAME_POLICY: LazyLock<HeaderValue> =
     LazyLock::new(|| policy("form-action 'self'; frame-ancestors 'self'"));
 
+/// The same content security policy for a page whose form is sent to an app. Chromium would apply a
+/// limit of forms also to the redirects of the app.
+static SEND_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("frame-ancestors 'none'"));
+
 pub(super) fn policy(more: &str) -> HeaderValue {
     let hash = hash(STYLE);
     let policy = format!("default-src 'none'; style-src {hash}; {more}; base-uri 'none'");
@@ -84,6 +88,14 @@ pub(super) enum Action {
     Link { href: String, label: String },
     /// A form with one button, sent by POST.
     Post { action: String, label: &'static str },
+    /// A form with one hidden field and two buttons. The second button sends the same field to
+    /// another URL.
+    Send {
+        action: String,
+        label: &'static str,
+        field: (&'static str, String),
+        other: (String, &'static str),
+    },
 }
 
 /// An entry of the list on a page.
@@ -94,7 +106,7 @@ pub(super) struct Item {
     pub(super) mark: Option<&'static str>,
     /// The lines below the title.
     pub(super) details: Vec<String>,
-    pub(super) action: Action,
+    pub(super) action: Option<Action>,
 }
 
 impl Item {
@@ -107,7 +119,9 @@ impl Item {
         for line in &self.details {
             html.extend(["<p>", &escape(line), "</p>\n"]);
         }
-        html.extend(["</div>\n", &self.action.html("second", false), "</li>\n"]);
+        html.push_str("</div>\n");
+        html.extend((self.action.as_ref()).map(|action| action.html("second", false)));
+        html.push_str("</li>\n");
         html
     }
 }
@@ -285,6 +299,7 @@ impl Page {
         let (policy, framing) = match &self.script {
             Some(script) => (script.policy(), "DENY"),
             None if self.in_frame => (FRAME_POLICY.clone(), "SAMEORIGIN"),
+            None if self.sends_to_app() => (SEND_POLICY.clone(), "DENY"),
             None => (POLICY.clone(), "DENY"),
         };
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
@@ -296,6 +311,12 @@ impl Page {
             headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
         }
         response
+    }
+
+    /// Whether a form of the page is sent to an app.
+    fn sends_to_app(&self) -> bool {
+        let mut actions = self.actions.iter();
+        actions.any(|action| matches!(action, Action::Send { .. }))
     }
 
     fn html(&self, request_id: Option<&str>) -> String {
@@ -398,6 +419,22 @@ impl Action {
                 escape(action),
                 escape(label)
             ),
+            Self::Send {
+                action,
+                label,
+                field: (name, value),
+                other: (other_action, other_label),
+            } => format!(
+                "<form method=\"post\" action=\"{}\"><input type=\"hidden\" name=\"{}\" \
+                 value=\"{}\"><button class=\"{class}\">{}</button>\n\
+                 <button class=\"second\" formaction=\"{}\">{}</button></form>\n",
+                escape(action),
+                escape(name),
+                escape(value),
+                escape(label),
+                escape(other_action),
+                escape(other_label)
+            ),
         }
     }
 }
@@ -445,78 +482,5 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn l_11_text_cannot_become_markup() {
-        let mut page = Page::new(StatusCode::OK, "Title", "<script>'\"&\u{1b}")
-            .link("Go", "/?a=\"><x")
-            .link("A & <b>", "/b");
-        page.refresh = Some((5, "/?a=\"><x".to_owned()));
-        let html = page.html(Some("<id>"));
-        assert!(html.contains("Request id: &lt;id&gt;</p>"), "{html}");
-        assert!(html.contains(">A &amp; &lt;b&gt;</a>"), "{html}");
-        assert!(
-            html.contains("content=\"5;url=/?a=&quot;&gt;&lt;x\""),
-            "{html}"
-        );
-        assert!(
-            html.contains("&lt;script&gt;&#39;&quot;&amp;\u{fffd}"),
-            "{html}"
-        );
-        assert!(html.contains("href=\"/?a=&quot;&gt;&lt;x\""), "{html}");
-    }
-
-    #[test]
-    fn l_11_the_values_for_a_script_cannot_become_markup() {
-        let mut page = Page::new(StatusCode::OK, "Title", "Text");
-        page.script = Some(Script {
-            source: "fixed()",
-            data: vec![("next", "/?a=\"><script>'".to_owned())],
-            otherwise: Some("/?a=\"><x".to_owned()),
-        });
-        let html = page.html(None);
-        let script = "<script data-next=\"/?a=&quot;&gt;&lt;script&gt;&#39;\">fixed()</script>";
-        assert!(html.contains(script), "{html}");
-        let refresh = "<noscript><meta http-equiv=\"refresh\" \
-                       content=\"0;url=/?a=&quot;&gt;&lt;x\">\n</noscript>";
-        assert!(html.contains(refresh), "{html}");
-    }
-
-    #[test]
-    fn programs_get_problem_details() {
-        let mut page = Page::new(StatusCode::UNAUTHORIZED, "Sign in", "Please.").with_reason("x");
-        page.login_url = Some("https://gw.test/oauth2/sign_in".to_owned());
-        let response = page.respond(&HeaderMap::new());
-        assert_eq!(
-            response.headers()["content-type"],
-            "application/problem+json"
-        );
-        let problem: serde_json::Value = serde_json::from_str(&page.problem(None)).unwrap();
-        assert_eq!(problem["login_url"], "https://gw.test/oauth2/sign_in");
-        assert_eq!(problem["status"], 401);
-    }
-
-    #[test]
-    fn only_clients_that_accept_html_get_html() {
-        let asks = |accept: &'static str| {
-            let value = HeaderValue::from_static(accept);
-            wants_html(&[(header::ACCEPT, value)].into_iter().collect())
-        };
-        assert!(asks("text/html,application/xhtml+xml,*/*;q=0.8"));
-        assert!(asks("application/json, Text/HTML;q=0.1"));
-        assert!(!asks("*/*") && !asks("application/json") && !asks("text/htmlx"));
-    }
-
-    #[test]
-    fn a_40_our_own_pages_cannot_be_framed_or_stored() {
-        let response = Page::new(StatusCode::OK, "T", "t").respond(&HeaderMap::new());
-        let headers = response.headers();
-        let policy = headers["content-security-policy"].to_str().unwrap();
-        assert!(policy.contains("frame-ancestors 'none'") && policy.contains("default-src 'none'"));
-        assert_eq!(headers["cross-origin-opener-policy"], "same-origin");
-        assert_eq!(headers["cache-control"], "no-store");
-        assert_eq!(headers["referrer-policy"], "same-origin");
-    }
-}
+#[path = "page_tests.rs"]
+mod tests;

@@ -12,7 +12,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 
+use super::Error;
 use super::body_buffer::BodyBuffer;
 use super::buffers::Growth;
 use crate::server::{BodyFailure, BodyWatch, RequestBody};
@@ -65,6 +67,24 @@ pub(super) enum Interrupted {
     File(#[source] io::Error),
 }
 
+impl From<NotBuffered> for Error {
+    fn from(error: NotBuffered) -> Self {
+        match error {
+            NotBuffered::Failed(failure) => Self::RequestBody(failure),
+            NotBuffered::Full => Self::BuffersFull,
+        }
+    }
+}
+
+impl From<Interrupted> for Error {
+    fn from(error: Interrupted) -> Self {
+        match error {
+            Interrupted::File(error) => Self::FileLost(error),
+            Interrupted::Client(failure) => Self::RequestBody(failure),
+        }
+    }
+}
+
 impl ForwardedBody {
     /// Creates the body. The gateway can send a request without content to the app immediately.
     pub(super) fn new(body: RequestBody) -> Self {
@@ -105,6 +125,70 @@ impl ForwardedBody {
         self
     }
 
+    /// The number of bytes of the body that are buffered.
+    pub(super) fn buffered(&self) -> u64 {
+        self.begin.as_ref().map_or(0, |begin| begin.buffer.bytes())
+    }
+
+    /// Reads the first bytes of the body, and returns true if the body begins with `prefix`. No byte
+    /// of the body is lost. `buffer` stores the bytes, and has no file.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the body.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the part of the body that the future has read is lost.
+    pub(super) async fn begins_with(
+        &mut self,
+        prefix: &[u8],
+        buffer: BodyBuffer,
+    ) -> Result<bool, BodyFailure> {
+        let begin = self
+            .begin
+            .get_or_insert_with(|| Box::new(Begin::new(buffer)));
+        // If a part of the body can be in a file, an earlier call has already read the first bytes.
+        if begin.buffer.pieces_in_memory().is_none() {
+            return Ok(false);
+        }
+        loop {
+            if let Some(known) = begin.buffer.begins_with(prefix) {
+                return Ok(known);
+            }
+            if self.rest.is_end_stream() {
+                return Ok(false);
+            }
+            let frame = poll_fn(|cx| Pin::new(&mut self.rest).poll_frame(cx)).await;
+            let Some(frame) = frame.transpose()? else {
+                return Ok(false);
+            };
+            begin.push(frame);
+        }
+    }
+
+    /// Returns the whole body, after the whole body was buffered. The body is empty afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the body is lost.
+    pub(super) async fn contents(&mut self) -> Result<Bytes, Interrupted> {
+        Ok(self.collect().await?.to_bytes())
+    }
+
+    /// Replaces the whole body, after the whole body was read. `buffer` stores the new body.
+    pub(super) fn replace(&mut self, mut buffer: BodyBuffer, body: Bytes) {
+        if !body.is_empty() {
+            buffer.push(body);
+        }
+        self.begin = Some(Box::new(Begin::new(buffer)));
+        self.is_ready = true;
+    }
+
     /// Reads the body until it is complete, or until the buffer is full. Then the body is ready.
     ///
     /// # Errors
@@ -119,10 +203,13 @@ impl ForwardedBody {
         buffer: BodyBuffer,
         needed: Needed,
     ) -> Result<(), NotBuffered> {
-        let mut begin = Box::new(Begin {
-            buffer,
-            trailers: None,
-        });
+        let mut begin = Box::new(Begin::new(buffer));
+        if let Some(before) = self.begin.take() {
+            begin.trailers = before.trailers;
+            for piece in before.buffer.into_pieces() {
+                begin.buffer.push(piece);
+            }
+        }
         while !self.rest.is_end_stream() {
             match (poll_fn(|cx| begin.buffer.poll_growth(cx)).await, needed) {
                 (Growth::Allowed, _) => {}
@@ -135,11 +222,7 @@ impl ForwardedBody {
             let Some(frame) = frame.transpose().map_err(NotBuffered::Failed)? else {
                 break;
             };
-            match frame.into_data() {
-                Ok(data) => begin.buffer.push(data),
-                // The trailers are the last frame of a body.
-                Err(other) => begin.trailers = other.into_trailers().ok(),
-            }
+            begin.push(frame);
         }
         self.begin = Some(begin);
         self.is_ready = true;
@@ -148,6 +231,21 @@ impl ForwardedBody {
 }
 
 impl Begin {
+    fn new(buffer: BodyBuffer) -> Self {
+        Self {
+            buffer,
+            trailers: None,
+        }
+    }
+
+    fn push(&mut self, frame: Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(data) => self.buffer.push(data),
+            // The trailers are the last frame of a body.
+            Err(other) => self.trailers = other.into_trailers().ok(),
+        }
+    }
+
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,

@@ -7,26 +7,26 @@ use http::header;
 
 use super::body_buffer::{BodyBuffer, BufferSizes};
 use super::forward::is_streaming_call;
-use super::request_body::{ForwardedBody, Needed, NotBuffered};
-use super::{Error, Record, RequestContext, Step, Worker, WorkerSite, grpc};
+use super::request_body::{ForwardedBody, Needed};
+use super::{Error, Record, RequestContext, Step, Worker, WorkerSite, grpc, kept_form};
 use crate::access::{Permit, Recent, Route};
 use crate::clock::Timestamp;
 use crate::fields;
-use crate::server::RequestBody;
 use crate::telemetry::DecisionLabel;
 
 /// If the body of a request arrives later than `REDECIDE_AFTER` after the access decision, the
 /// gateway makes a new access decision.
-const REDECIDE_AFTER: Duration = Duration::from_secs(1);
+pub(super) const REDECIDE_AFTER: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// Forwards a permitted request. If the body of the request has not arrived, the gateway first
-    /// buffers the body. Refuses an unsafe request that a page of another site caused.
+    /// buffers the body. Refuses an unsafe request that a page of another site caused. A form that
+    /// the browser has kept during a login is opened before the request is forwarded.
     pub(super) fn permitted(
         &self,
         context: RequestContext,
         mut permit: (Permit, Timestamp),
-        mut body: ForwardedBody,
+        body: ForwardedBody,
         mut record: Record,
     ) -> Step<'_> {
         if is_refused_cross_site(&context, &mut permit.0) {
@@ -35,12 +35,27 @@ impl Worker {
             record.user(permit.0.identity());
             return Step::answered(record.refused(&Error::CrossSite, &context.parts.headers));
         }
+        if kept_form::may_arrive(&context.parts, permit.0.route()) {
+            let kept = self.with_kept_form(Box::new((context, permit, body, record)));
+            return Step::Later(Box::pin(kept));
+        }
+        self.prepared(context, permit, body, record)
+    }
+
+    /// Forwards a permitted request that contains no kept form.
+    pub(super) fn prepared(
+        &self,
+        context: RequestContext,
+        permit: (Permit, Timestamp),
+        mut body: ForwardedBody,
+        mut record: Record,
+    ) -> Step<'_> {
         if body.is_ready() {
             return self.forward(context, permit, body, record);
         }
         let route = permit.0.route();
         let grpc = grpc::Protocol::of(&context.parts.method, &context.parts.headers);
-        let prepared = prepare_body(record.site(), (grpc, route), body.rest_mut());
+        let prepared = prepare_body(record.site(), (grpc, route), &mut body);
         if let Err(error) = prepared {
             record.route(route, permit.0.label());
             return Step::answered(record.refused(&error, &context.parts.headers));
@@ -79,10 +94,7 @@ impl Worker {
             mut record,
         } = *waiting;
         if let Err(failure) = buffered {
-            let error = match failure {
-                NotBuffered::Failed(failure) => Error::RequestBody(failure),
-                NotBuffered::Full => Error::BuffersFull,
-            };
+            let error = Error::from(failure);
             return Step::answered(record.refused(&error, &context.parts.headers));
         }
         // The listener has sent `100 Continue` to the client, because the gateway has read the
@@ -122,8 +134,10 @@ pub(super) fn is_refused_cross_site(context: &RequestContext, permit: &mut Permi
 fn prepare_body(
     site: &Rc<WorkerSite>,
     (grpc, route): (Option<grpc::Protocol>, &Route),
-    body: &mut RequestBody,
+    body: &mut ForwardedBody,
 ) -> Result<(), Error> {
+    let buffered = body.buffered();
+    let body = body.rest_mut();
     if grpc.is_some_and(|protocol| is_streaming_call(protocol, route)) {
         body.allow_pauses();
     }
@@ -135,7 +149,8 @@ fn prepare_body(
     if route.buffers().whole_request {
         limit = limit.min(route.buffers().largest_request());
     }
-    body.limit(limit).map_err(Error::RequestBody)
+    let rest = limit.saturating_sub(buffered);
+    body.limit(rest).map_err(Error::RequestBody)
 }
 
 /// Returns the sizes of the buffer for a request body, and whether the whole body must arrive

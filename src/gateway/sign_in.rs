@@ -4,13 +4,13 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use url::form_urlencoded;
 
 use super::page::Page;
-use super::tab_page::keep_page;
+use super::tab_page::InTab;
 use super::{Body, RequestContext, WorkerSite, explain};
 use super::{is_prefetch, refuse_embedded, refuse_prefetch, see_other, set_cookies};
 use crate::access::{Challenge, Route};
 use crate::login::{
-    self, FailedLogin, Login, PublicUrl, ReturnTo, SameOrigin, SignInLink, Start, TabPage,
-    TicketRequest, same_origin,
+    self, FailedLogin, Login, PublicUrl, ReturnTo, SameOrigin, SignInLink, Start, TicketRequest,
+    same_origin,
 };
 use crate::provider::Prompt;
 
@@ -65,7 +65,8 @@ impl SignInRequest {
         self.passed.push((name.to_owned(), value));
     }
 
-    fn to_return(return_to: ReturnTo) -> Self {
+    /// Returns the parameters of a login that ends at `return_to`.
+    pub(super) fn to_return(return_to: ReturnTo) -> Self {
         Self {
             provider: None,
             prompt: Prompt::AsNeeded,
@@ -106,7 +107,12 @@ impl SignInRequest {
 
     /// Returns the URL of a link to the sign-in endpoint, with the parameters of `self`, but with
     /// the provider `provider`.
-    fn at(&self, provider: Option<&str>, login: &Login, public_url: &PublicUrl) -> String {
+    pub(super) fn at(
+        &self,
+        provider: Option<&str>,
+        login: &Login,
+        public_url: &PublicUrl,
+    ) -> String {
         let link = SignInLink {
             provider,
             prompt: self.prompt,
@@ -148,7 +154,7 @@ impl WorkerSite {
             Err(login::Error::PageNotKept) => return self.page_not_kept(context, &request),
             Err(error) => {
                 let provider = request.provider.as_deref().unwrap_or_default();
-                return explain::login_not_started(context, (provider, &error), None, "/");
+                return explain::login_not_started(context, (provider, &error), None, "/", None);
             }
         };
         let mut response = self.begin_or_choose(context, request).await;
@@ -197,19 +203,20 @@ impl WorkerSite {
             Err(error) => {
                 self.metrics().login("failed", error.reason());
                 let retry_url = request.at(Some(provider), self.login(), &context.public_url);
-                explain::login_not_started(context, (provider, &error), session.err(), &retry_url)
+                let failed = (provider, &error);
+                explain::login_not_started(context, failed, session.err(), &retry_url, None)
             }
         }
     }
 
     /// Returns the answer to a navigation if the route accepts several providers. The status is
-    /// 401, so that a program does not mistake the answer for the requested page. If the route keeps
-    /// fragments, the browser saves `tab_page`.
+    /// 401, so that a program does not mistake the answer for the requested page. The browser keeps
+    /// `in_tab` during the login.
     pub(super) fn choice(
         &self,
         context: &RequestContext,
         challenge: &Challenge,
-        (return_to, tab_page): (ReturnTo, Option<TabPage>),
+        (return_to, in_tab): (ReturnTo, Option<InTab>),
     ) -> Response<Body> {
         let saved = self.login().save_page(return_to, context.login_origin());
         let Ok((return_to, saved)) = saved else {
@@ -229,13 +236,14 @@ impl WorkerSite {
                 "You are signed in with {name}, but this page needs another sign-in."
             ));
         }
-        if let Some(tab_page) = &tab_page {
-            page = keep_page(page, tab_page, None);
+        let mut cookies = saved;
+        if let Some(in_tab) = in_tab {
+            let (kept, in_cookies) = in_tab.keep(page, None);
+            page = kept;
+            cookies.extend(in_cookies);
         }
         let mut response = page.respond(&context.parts.headers);
         request_session(response.headers_mut());
-        let in_tab = tab_page.map(|page| page.cookies);
-        let cookies = in_tab.into_iter().flatten().chain(saved);
         set_cookies(response.headers_mut(), cookies);
         response
     }

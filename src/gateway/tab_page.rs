@@ -9,13 +9,14 @@
 //! section 10.2.2). No other part of the URL depends on the storage, so a value in the storage
 //! cannot lead to another origin.
 
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode};
 
+use super::form_endpoint::keep_form;
 use super::page::Page;
 use super::script::Script;
 use super::{Body, RequestContext, WorkerSite, is_prefetch, refuse_prefetch, set_cookies, sign_in};
 use crate::access::Challenge;
-use crate::login::{ReturnTo, Started, TabPage};
+use crate::login::{ReturnTo, Started, TabForm, TabPage};
 
 /// The script that stores the fragment and the encrypted return path.
 const KEEP: &str = include_str!("keep_page.js");
@@ -31,23 +32,26 @@ impl WorkerSite {
         context: &RequestContext,
         challenge: &Challenge,
         return_to: &ReturnTo,
-    ) -> Option<TabPage> {
-        if !challenge.route.keeps_fragment() {
+    ) -> Option<InTab> {
+        // After the login, the browser opens a restored page like a link of this origin. A link of
+        // another site to the app's own sign-out would therefore end the new session.
+        let is_sign_out = challenge.route.app_sign_out() == Some(context.target.path());
+        if !challenge.route.keeps_fragment() || is_sign_out {
             return None;
         }
         // Without random bytes from the system, no login can start. The start of the login then
         // reports the error.
         let saved = self.login().save_in_tab(return_to, context.login_origin());
-        saved.ok()
+        saved.ok().map(InTab::Page)
     }
 
-    /// Returns the answer to a navigation that starts a login on a route with `keep_fragment`. The
+    /// Returns the answer to a request of a browser that starts a login and keeps `in_tab`. The
     /// status is 401, so that a program does not mistake the answer for the requested page.
     pub(super) fn sign_in_from_tab(
         &self,
         context: &RequestContext,
         challenge: &Challenge,
-        tab_page: TabPage,
+        in_tab: InTab,
         started: Started,
     ) -> Response<Body> {
         let text = "You are not signed in, or your session has ended. Your browser opens the \
@@ -57,10 +61,10 @@ impl WorkerSite {
             .link("Sign in", &*started.location)
             .instead_of_redirect();
         page.login_url = Some(self.login_url(context, challenge));
-        let page = keep_page(page, &tab_page, Some(started.location));
+        let (page, cookies) = in_tab.keep(page, Some(started.location));
         let mut response = page.respond(&context.parts.headers);
         sign_in::request_session(response.headers_mut());
-        let cookies = started.cookies.into_iter().chain(tab_page.cookies);
+        let cookies = started.cookies.into_iter().chain(cookies);
         set_cookies(response.headers_mut(), cookies);
         response
     }
@@ -90,9 +94,37 @@ impl WorkerSite {
     }
 }
 
-/// Adds the script that saves `tab_page`. If `next` is a URL, the script then opens this URL. A
-/// browser without scripts opens `next` at once, unless the page is too large for cookies.
-pub(super) fn keep_page(mut page: Page, tab_page: &TabPage, next: Option<String>) -> Page {
+/// What a script keeps in the storage of the browser tab during a login.
+#[derive(Debug)]
+pub(super) enum InTab {
+    /// A form that arrived after the session had ended.
+    Form(TabForm),
+    /// The address of a page.
+    Page(TabPage),
+}
+
+impl InTab {
+    /// The return path for a pending login: the endpoint that restores the page or the form.
+    pub(super) fn return_to(&self) -> &ReturnTo {
+        match self {
+            Self::Form(form) => &form.return_to,
+            Self::Page(page) => &page.return_to,
+        }
+    }
+
+    /// Adds the script that keeps the page or the form. If `next` is a URL, the script then opens
+    /// this URL. Also returns `Set-Cookie` values, which keep a page for a browser without scripts.
+    pub(super) fn keep(self, page: Page, next: Option<String>) -> (Page, Vec<HeaderValue>) {
+        match self {
+            Self::Form(form) => (keep_form(page, form, next), Vec::new()),
+            Self::Page(tab_page) => keep_page(page, tab_page, next),
+        }
+    }
+}
+
+/// Adds the script that saves `tab_page`. A browser without scripts opens `next` at once, unless the
+/// page is too large for cookies.
+fn keep_page(mut page: Page, tab_page: TabPage, next: Option<String>) -> (Page, Vec<HeaderValue>) {
     let in_cookies = !tab_page.cookies.is_empty();
     if !in_cookies {
         page = page.paragraph(
@@ -102,8 +134,8 @@ pub(super) fn keep_page(mut page: Page, tab_page: &TabPage, next: Option<String>
         );
     }
     let mut data = vec![
-        ("name", tab_page.name.to_string()),
-        ("page", tab_page.sealed.clone()),
+        ("name", tab_page.name.into_string()),
+        ("page", tab_page.sealed),
     ];
     data.extend(next.clone().map(|next| ("next", next)));
     data.extend(in_cookies.then(|| ("in-cookies", "true".to_owned())));
@@ -112,5 +144,5 @@ pub(super) fn keep_page(mut page: Page, tab_page: &TabPage, next: Option<String>
         data,
         otherwise: next.filter(|_next| in_cookies),
     });
-    page
+    (page, tab_page.cookies)
 }

@@ -155,6 +155,16 @@ impl OwnPaths {
         path.strip_prefix(self.prefix())?.strip_prefix("restore/")
     }
 
+    /// Returns the path of the endpoint that offers the kept form of `tab`.
+    pub(super) fn kept_form(&self, tab: &Tab) -> String {
+        format!("{}form/{}", self.prefix(), tab.as_str())
+    }
+
+    /// Returns the name of the kept form that the endpoint with the path `path` offers.
+    pub(crate) fn kept_form_name<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix(self.prefix())?.strip_prefix("form/")
+    }
+
     /// Returns the default path of the redirection endpoint.
     pub(crate) fn default_callback(&self) -> String {
         format!("{}callback", self.prefix())
@@ -178,9 +188,11 @@ impl OwnPaths {
     pub(crate) fn are_hidden_by(&self, path: &str) -> bool {
         let saved_pages = format!("{}return", self.prefix()).into();
         let tab_pages = format!("{}restore", self.prefix()).into();
+        let kept_forms = format!("{}form", self.prefix()).into();
         let endpoints = [
             &saved_pages,
             &tab_pages,
+            &kept_forms,
             &self.sign_in,
             &self.sign_out,
             &self.signed_out,

@@ -105,17 +105,18 @@ impl ReturnTo {
         Self::parse(local, own)
     }
 
-    /// Creates the return path that leads to a saved page. `path` is the path of the endpoint of
-    /// the page.
+    /// Creates the return path that leads to a saved page or to a kept form. `path` is the path of
+    /// the endpoint of the page or of the form.
     pub(super) fn saved(path: &str) -> Self {
         Self(path.into())
     }
 
     /// Reads a return path from encrypted data. In encrypted data, a return path can also be the
-    /// endpoint of a saved page.
+    /// endpoint of a saved page or of a kept form.
     pub(super) fn from_sealed(text: &str, own: &OwnPaths) -> Option<Self> {
         let name = own.saved_page_name(text);
         let name = name.or_else(|| own.tab_page_name(text));
+        let name = name.or_else(|| own.kept_form_name(text));
         match name.and_then(Tab::parse) {
             Some(_tab) => Some(Self::saved(text)),
             None => Self::parse(text, own),

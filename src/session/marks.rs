@@ -5,11 +5,12 @@
 //! call could cause a write to the disk. Marks in memory are lost at a restart. After a restart, an
 //! attacker who has the login cookie of a browser tab can use the state or the ticket of this tab a
 //! second time. An attacker gains little from a second use of the state, because the provider
-//! accepts each authorization code only one time. A ticket is valid for only 60 seconds.
+//! accepts each authorization code only one time. A ticket is valid for only 60 seconds. After a
+//! restart, a user can also confirm a kept form a second time, within one hour.
 //!
-//! States and tickets have separate marks. A client can create tickets without a login, because a
-//! signed-in client gets a ticket for each ticket request. The marks of tickets therefore must not
-//! remove the marks of states.
+//! States, tickets and kept forms have separate marks. A client can create tickets without a login,
+//! because a signed-in client gets a ticket for each ticket request. The marks of tickets and of
+//! kept forms therefore must not remove the marks of states.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -23,6 +24,8 @@ pub(crate) type Mark = [u8; 32];
 /// The kind of a value that may be used only one time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum MarkKind {
+    /// A form that the browser has kept during a login.
+    Form,
     /// The `state` of a login.
     State,
     /// A ticket, with which a host gets an id of a session.
@@ -38,6 +41,7 @@ const MAX_MARKS: usize = 100_000;
 /// The marks of all kinds.
 #[derive(Debug, Default)]
 pub(super) struct AllMarks {
+    forms: Marks,
     states: Marks,
     tickets: Marks,
 }
@@ -46,6 +50,7 @@ impl AllMarks {
     /// Returns the marks of one kind.
     pub(super) fn of(&mut self, kind: MarkKind) -> &mut Marks {
         match kind {
+            MarkKind::Form => &mut self.forms,
             MarkKind::State => &mut self.states,
             MarkKind::Ticket => &mut self.tickets,
         }

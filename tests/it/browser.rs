@@ -22,7 +22,7 @@ fn show_user_in_app(scene: &Scene) {
     });
 }
 
-async fn chromium(scene: &Scene) -> Chromium {
+pub(crate) async fn chromium(scene: &Scene) -> Chromium {
     Chromium::leading("localhost:80", scene.gateway.address()).await
 }
 

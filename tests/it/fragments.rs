@@ -11,9 +11,11 @@ use base64::engine::general_purpose::STANDARD;
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::form::{decode, links};
+use crate::support::openid::OpenIdScene;
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, Scene, changed_at, refusal, url};
 use crate::support::two_providers::TwoProviders;
+use crate::support::upstream::Answer;
 
 /// A route that keeps fragments, and a public route.
 pub(crate) const KEEPS: &str = "[[routes]]\nkeep_fragment = true\n\
@@ -297,4 +299,62 @@ async fn a_program_and_a_frame_get_the_usual_answers() {
         assert_eq!(attribute(&page, "page"), None);
         assert_eq!(page.set_cookies(), Vec::<String>::new());
     }
+}
+
+#[tokio::test]
+async fn an_unreachable_provider_does_not_lose_the_fragment() {
+    let mut scene = OpenIdScene::with_routes(KEEPS).await;
+    scene.provider.down().await;
+    for length in [10, 8000] {
+        let (browser, path) = (scene.browser(), long_path(length));
+        let page = browser.open(&url(&path)).await;
+        assert_eq!(page.status, 503, "{}", page.describe());
+        // The script stores the fragment, and opens no other page.
+        assert_eq!(attribute(&page, "next"), None);
+        let sealed = attribute(&page, "page").unwrap();
+        // The link and the retry of the page lead to the login, and not to the address without its
+        // fragment.
+        let link = links(&page.text()).remove(0).href;
+        let text = page.text();
+        let (_, refresh) = text.split_once("http-equiv=\"refresh\"").unwrap();
+        let (_, refresh) = refresh.split_once(";url=").unwrap();
+        assert_eq!(decode(refresh.split_once('"').unwrap().0), link);
+        let again = browser.open(&url(&link)).await;
+        assert_eq!(again.status, 503, "{}", again.describe());
+        scene.provider.up().await;
+        scene.gateway.advance(Duration::from_mins(1));
+        let restore = browser.visit(&url(&link)).await;
+        assert_eq!(attribute(&restore, "name"), attribute(&page, "name"));
+        // A browser without scripts returns to its page, if the address is short.
+        let without = browser
+            .visit(&url(&attribute(&restore, "path").unwrap()))
+            .await;
+        let returns = without.text() == "seen";
+        assert_eq!(returns, length == 10, "{}", without.describe());
+        let answer = post(&browser, &restore, &sealed).await;
+        assert_eq!(answer.field("location"), Some(&*url(&path)));
+        scene.provider.down().await;
+        scene.gateway.advance(Duration::from_hours(2));
+    }
+}
+
+#[tokio::test]
+async fn c_21_a_link_of_another_site_to_the_sign_out_of_the_app_does_not_end_the_new_session() {
+    let routes = "[[routes]]\nkeep_fragment = true\napp_sign_out = \"/bye\"\n";
+    let scene = Scene::with_routes(routes, "").await;
+    let browser = scene.browser();
+    let link = BrowserRequest::navigation(&url("/bye")).from("https://evil.test/");
+    let page = browser.send(link).await;
+    // The browser is redirected, so it remembers that another site caused the request.
+    assert_eq!(page.status, 303, "{}", page.describe());
+    scene
+        .app
+        .answer_by(|request| match request.target().as_str() {
+            "/bye" => Answer::with(303, &[("Location", "/left")], ""),
+            _ => Answer::ok("seen"),
+        });
+    let answer = browser.follow_all(page).await;
+    assert_eq!(answer.url.as_str(), url("/left"), "{}", answer.describe());
+    assert_eq!(scene.app.requests()[0].target(), "/bye");
+    assert_eq!(browser.fetch(&url("/page")).await.text(), "seen");
 }

@@ -167,6 +167,7 @@ impl Shared {
 
     fn mark_name(&self, kind: MarkKind, mark: &Mark) -> String {
         let kind = match kind {
+            MarkKind::Form => 'f',
             MarkKind::State => 's',
             MarkKind::Ticket => 't',
         };

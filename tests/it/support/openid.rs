@@ -80,6 +80,19 @@ impl OpenIdScene {
         }
     }
 
+    /// A scene with these routes.
+    pub(crate) async fn with_routes(routes: &str) -> Self {
+        let clock = Clock::manual(Clock::system().now());
+        let provider = StandIn::at_time_of(&clock).await;
+        let app = RecordingUpstream::start().await;
+        let settings = settings_without_routes(&provider.url(), &app.url(), &[]).with(routes);
+        Self {
+            gateway: Gateway::with_clock(settings, clock),
+            provider,
+            app,
+        }
+    }
+
     /// A browser that reaches the gateway at its public URL.
     pub(crate) fn browser(&self) -> Browser {
         Browser::new().leading(ORIGIN, self.gateway.address())
