@@ -184,12 +184,17 @@ impl Keeper {
         };
         let (ends, others): (Vec<_>, Vec<_>) =
             batch.effects.into_iter().partition(Effect::only_ends);
-        if others.is_empty() {
-            ends.into_iter().for_each(|effect| effect.failed(&error));
+        let mixed = !others.is_empty();
+        for effect in others {
+            effect.failed(&error);
+        }
+        if mixed {
+            self.settle_ends(ends);
             return;
         }
-        others.into_iter().for_each(|effect| effect.failed(&error));
-        self.settle_ends(ends);
+        for effect in ends {
+            effect.failed(&error);
+        }
     }
 
     /// Commits commands that only end sessions. The other commands of their batch have failed.
