@@ -43,7 +43,7 @@ fn move_sessions(Move { config, from }: &Move) -> ExitCode {
             let (from, known) = (from.display(), moved.known);
             let count = moved.moved;
             print_line(&format!(
-                "moved {count} sessions; the store already had {known} of the file"
+                "moved {count} sessions; the store already had {known} sessions of the file"
             ));
             print_line(&format!("{from} is no longer needed; remove it"));
             ExitCode::SUCCESS

@@ -2,15 +2,29 @@
 //! event when it ends.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::RedisError;
 
 use super::error::RedisConnectError;
-use crate::telemetry::chain;
+use crate::telemetry::{EventLimiter, chain};
 
 /// The problems that the log has reported.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Alarm {
     is_down: AtomicBool,
     is_refused: AtomicBool,
+    refused_commands: EventLimiter,
+}
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Self {
+            is_down: AtomicBool::new(false),
+            is_refused: AtomicBool::new(false),
+            refused_commands: EventLimiter::new(Duration::from_mins(1)),
+        }
+    }
 }
 
 impl Alarm {
@@ -30,6 +44,16 @@ impl Alarm {
     pub(super) fn up(&self, server: &str) {
         self.is_down.store(false, Ordering::Relaxed);
         tracing::info!(store.server = server, "The session store answers");
+    }
+
+    /// Reports that the server has refused one command, for example because the user of the store has
+    /// no right to run the command. The log contains at most one such event in a minute.
+    pub(super) fn refused_command(&self, error: &RedisError, now: Duration) {
+        let reason = "session_store_refused";
+        if self.refused_commands.is_due(reason, now) {
+            let error = chain(error);
+            tracing::error!(reason, error, "The session store refused a command");
+        }
     }
 
     /// Reports that the server refuses changes.

@@ -112,8 +112,8 @@ impl Shared {
             }
             Meaning::Busy => self.begin_outage(),
             Meaning::Refused => {
-                let error = chain(&error);
-                self.alarm.refused(&error);
+                let now = self.clock.since_epoch();
+                self.alarm.refused_command(&error, now);
             }
         }
         store_error(error)

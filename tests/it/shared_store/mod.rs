@@ -1,5 +1,6 @@
 //! Three gateways that share their sessions in a real Redis server.
 
+mod moving;
 mod outages;
 mod sentinels;
 

@@ -72,6 +72,10 @@ async fn f_12_a_full_server_refuses_logins_and_keeps_sessions_and_sign_outs() {
         opened,
         Err(OpenError::Store(StoreError::Refused(_)))
     ));
+    // The next heartbeat shows that the server refuses changes.
+    while started.sessions.ready().is_ok() {
+        tokio::task::yield_now().await;
+    }
     assert!(matches!(
         started.sessions.ready(),
         Err(StoreError::Refused(_))
