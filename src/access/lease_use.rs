@@ -1,5 +1,5 @@
-//! The decisions of a process that asks for the lease of a session. The test in `lease_model.rs`
-//! checks these decisions in every order of the steps of two processes.
+//! The decisions of a process that asks for the lease of a session. The tests in `lease_model`
+//! check these decisions in every order of the steps of two processes.
 
 use std::time::Duration;
 

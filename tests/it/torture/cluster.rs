@@ -19,8 +19,9 @@ use crate::support::torture::server::TortureProvider;
 /// The number of processes.
 pub(super) const REPLICAS: usize = 3;
 
-/// The deadline of a refresh, which determines the time of a lease: 5 s more.
-const REFRESH_DEADLINE_SECS: u64 = 10;
+/// The deadline of a refresh, which determines the time of a lease: 5 s more. The deadline is longer
+/// than a process is stopped, so a stopped process still gets the answer of its call.
+const REFRESH_DEADLINE_SECS: u64 = 15;
 
 /// The keys that encrypt the sessions, which all processes share.
 const STATE_KEYS: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n";

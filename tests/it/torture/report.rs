@@ -32,6 +32,8 @@ pub(super) struct Report {
     incidents: BTreeMap<&'static str, usize>,
     /// Requests that were sent again, because their process was killed or stopped.
     interrupted: usize,
+    /// Requests that have to be sent again, because the store was away.
+    postponed: usize,
     /// Sessions that no client could have kept, and their requests.
     unavoidable: usize,
     unavoidable_requests: usize,
@@ -79,6 +81,7 @@ impl Report {
                 self.interrupted += count;
                 self.requests -= 1;
             }
+            Event::Postponed => self.postponed += 1,
         }
     }
 
@@ -177,8 +180,9 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "{} requests had no answer, because their process was killed or stopped, and were \
-                 sent to another process",
-                self.interrupted
+                 sent to another process; {} requests got 503 with Retry-After, because the store \
+                 was away",
+                self.interrupted, self.postponed
             )?;
         }
         write!(f, "torture: ")?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use sidegate::clock::Clock;
@@ -123,6 +123,7 @@ async fn f_17_a_rolling_restart_fails_no_request_and_signs_nobody_out() {
         shared_ledger: Arc::clone(&shared_ledger),
         schedule: schedule.clone(),
         outages: AtomicUsize::new(0),
+        store_trouble_until: AtomicU64::new(0),
         signing_in: RwLock::new(()),
         login_slots: Semaphore::new(16),
         events,
@@ -135,8 +136,10 @@ async fn f_17_a_rolling_restart_fails_no_request_and_signs_nobody_out() {
     drop(setup);
     let mut changes = shared_ledger.subscribe();
     let signed_in = |ledger: &Ledger| ledger.families().len() == SESSIONS;
-    let signing_in = timeout(TEST_TIMEOUT, changes.wait_for(signed_in)).await;
-    assert!(signing_in.is_ok(), "not all users could sign in");
+    let signing_in = timeout(TEST_TIMEOUT, changes.wait_for(signed_in));
+    // The result locks the record, so it must be dropped at once.
+    let all_signed_in = signing_in.await.is_ok();
+    assert!(all_signed_in, "not all users could sign in");
     for _ in 0..ROUNDS {
         restart_all(&mut cluster, &socket).await;
     }

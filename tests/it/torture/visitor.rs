@@ -2,9 +2,10 @@
 //! this user.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use sidegate::clock::Clock;
 use tokio::sync::{RwLock, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -34,6 +35,8 @@ pub(super) struct Setup {
     pub(super) schedule: Schedule,
     /// The number of outages so far.
     pub(super) outages: AtomicUsize,
+    /// The time in milliseconds until which a gateway may not reach the store.
+    pub(super) store_trouble_until: AtomicU64,
     /// Locked for reading while a visitor signs in.
     pub(super) signing_in: RwLock<()>,
     pub(super) login_slots: Semaphore,
@@ -55,6 +58,8 @@ pub(super) enum Event {
     /// Requests without an answer, because their process was killed or stopped. Each request was
     /// sent again to another process.
     Interrupted(usize),
+    /// A request with the answer that the store is away and that the client has to try again.
+    Postponed,
 }
 
 pub(super) struct Visitor {
@@ -227,6 +232,10 @@ impl Visitor {
             self.check_served(&response);
             return BurstOutcome::SignedIn;
         }
+        if self.is_postponed(&response) {
+            self.send_event(Event::Postponed);
+            return BurstOutcome::SignedIn;
+        }
         let location = response.head.value("location").unwrap_or_default();
         let by_the_app = response.head.value("x-app").is_some();
         let signed_out = !by_the_app && (response.status() == 401 || !location.is_empty());
@@ -247,6 +256,16 @@ impl Visitor {
         } else {
             BurstOutcome::SignedIn
         }
+    }
+
+    /// Whether the answer asks the client to try again, because a store that the test has made
+    /// unreachable is away. The page tries again by itself.
+    fn is_postponed(&self, response: &Response) -> bool {
+        let until = self.setup.store_trouble_until.load(Ordering::SeqCst);
+        Clock::system().now().as_millis() < until
+            && response.status() == 503
+            && response.head.value("retry-after").is_some()
+            && response.text().contains("session_store_unavailable")
     }
 
     /// Checks that the app's answer is for this user and this session.

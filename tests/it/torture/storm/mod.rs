@@ -9,7 +9,7 @@
 mod replicas;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
@@ -176,6 +176,7 @@ async fn g_01_g_10_f_38_a_failing_provider_causes_no_failed_request_and_no_force
         shared_ledger: Arc::clone(&shared_ledger),
         schedule: schedule.clone(),
         outages: AtomicUsize::new(0),
+        store_trouble_until: AtomicU64::new(0),
         signing_in: RwLock::new(()),
         login_slots: Semaphore::new(16),
         events,

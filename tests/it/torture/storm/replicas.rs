@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sidegate::clock::Clock;
@@ -31,13 +31,15 @@ const PERCENT: u64 = 25;
 /// The minimum number of occurrences of each kind of fault.
 const MINIMUM_OF_EACH_FAULT: usize = 2;
 
-/// The durations of the faults, and the time between two faults. A stopped process runs again before
-/// its lease is over, so that the process can store the answer of its call.
+/// The durations of the faults, and the time between two faults.
 const STOPPED: Duration = Duration::from_secs(10);
 const KILLED: Duration = Duration::from_millis(500);
 const STORE_BLOCKED: Duration = Duration::from_secs(3);
 const STORE_STOPPED: Duration = Duration::from_secs(2);
 const BETWEEN_INCIDENTS: Duration = Duration::from_millis(1500);
+
+/// The time after a fault of the store during which a gateway may still answer 503.
+const STORE_RETURNS: Duration = Duration::from_secs(3);
 
 /// A fault of a process, of the store or of a provider.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +90,13 @@ struct Machines {
 impl Machines {
     /// Causes a fault and repairs it. `chosen` selects the process or the provider.
     async fn suffer(&mut self, incident: Incident, chosen: usize, setup: &Setup) {
+        let concerns_store = match incident {
+            Incident::StoreBlocked | Incident::StoreCut | Incident::StoreStopped => true,
+            Incident::Killed | Incident::Stopped | Incident::ProviderGone => false,
+        };
+        if concerns_store {
+            setup.store_trouble_until.store(u64::MAX, Ordering::SeqCst);
+        }
         *self.counts.entry(incident.name()).or_default() += 1;
         let place = chosen % REPLICAS;
         let (gateway, replica) = (&mut self.cluster.gateways[place], &setup.replicas[place]);
@@ -126,6 +135,10 @@ impl Machines {
                 let place = chosen % self.providers.len();
                 self.providers[place].is_gone_for(OUTAGE).await;
             }
+        }
+        if concerns_store {
+            let until = Clock::system().now().plus(STORE_RETURNS).as_millis();
+            setup.store_trouble_until.store(until, Ordering::SeqCst);
         }
     }
 
@@ -185,6 +198,7 @@ async fn g_02_three_processes_with_one_store_make_one_refresh_and_sign_nobody_ou
         shared_ledger: Arc::clone(&shared_ledger),
         schedule: schedule.clone(),
         outages: AtomicUsize::new(0),
+        store_trouble_until: AtomicU64::new(0),
         signing_in: RwLock::new(()),
         login_slots: Semaphore::new(16),
         events,
