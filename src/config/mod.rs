@@ -205,6 +205,7 @@ impl Config {
             content: Some(read),
             ..source.clone()
         };
+        check_names(&settings, &mut reader);
         let config = build((source, &settings), reusable, &mut reader, clock);
         match config {
             Some(config) if reader.problems.is_empty() => Ok(config),
@@ -268,7 +269,6 @@ fn build(
     reader: &mut Reader<'_>,
     clock: &Clock,
 ) -> Option<Config> {
-    check_names(settings, reader);
     let public_urls = public_urls(settings, reader);
     let server: Option<ServerSection> = reader.read("server");
     let operations: Option<OperationsSection> = reader.read("operations");
