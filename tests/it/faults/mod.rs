@@ -85,6 +85,10 @@ struct Row {
 }
 
 /// The settings of a row that differ from the defaults.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the settings are independent"
+)]
 #[derive(Default)]
 struct Plan {
     /// Keys of the route for streams.
