@@ -23,7 +23,7 @@ use super::visitor::{Setup, Visitor};
 use crate::support::program::{Program, announced, free_address, installed};
 use crate::support::torture::app::TokenApp;
 use crate::support::torture::fault::Schedule;
-use crate::support::torture::ledger::Ledger;
+use crate::support::torture::ledger::{Ledger, SharedLedger};
 use crate::support::torture::server::TortureProvider;
 use crate::support::wire::TEST_TIMEOUT;
 
@@ -102,6 +102,22 @@ async fn restart_all(cluster: &mut Cluster, socket: &str) {
     }
 }
 
+async fn wait_for_all_users(shared_ledger: &SharedLedger) {
+    let mut changes = shared_ledger.subscribe();
+    let signed_in = |ledger: &Ledger| ledger.families().len() == SESSIONS;
+    let signing_in = timeout(TEST_TIMEOUT, changes.wait_for(signed_in));
+    // The result locks the record, so it must be dropped at once.
+    let all_signed_in = signing_in.await.is_ok();
+    assert!(all_signed_in, "not all users could sign in");
+}
+
+/// Fails unless every user has signed in once, and has got new tokens.
+fn assert_one_login_each(ledger: &Ledger) {
+    let families = ledger.families();
+    assert_eq!(families.len(), SESSIONS, "users had to sign in again");
+    assert!(families.iter().all(|family| family.refreshes() > 0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_17_a_rolling_restart_fails_no_request_and_signs_nobody_out() {
     let clock = Clock::system();
@@ -134,12 +150,7 @@ async fn f_17_a_rolling_restart_fails_no_request_and_signs_nobody_out() {
         visitors.spawn(visitor.visit(finished.subscribe()));
     }
     drop(setup);
-    let mut changes = shared_ledger.subscribe();
-    let signed_in = |ledger: &Ledger| ledger.families().len() == SESSIONS;
-    let signing_in = timeout(TEST_TIMEOUT, changes.wait_for(signed_in));
-    // The result locks the record, so it must be dropped at once.
-    let all_signed_in = signing_in.await.is_ok();
-    assert!(all_signed_in, "not all users could sign in");
+    wait_for_all_users(&shared_ledger).await;
     for _ in 0..ROUNDS {
         restart_all(&mut cluster, &socket).await;
     }
@@ -154,17 +165,6 @@ async fn f_17_a_rolling_restart_fails_no_request_and_signs_nobody_out() {
     report.close(&shared_ledger.borrow(), 0, Duration::ZERO);
     println!("{report}");
     report.assert_no_failures();
-    let ledger = shared_ledger.borrow();
-    assert_eq!(
-        ledger.families().len(),
-        SESSIONS,
-        "users had to sign in again"
-    );
-    assert!(
-        ledger
-            .families()
-            .iter()
-            .all(|family| family.refreshes() > 0)
-    );
+    assert_one_login_each(&shared_ledger.borrow());
     cluster.assert_clean_logs();
 }
