@@ -446,7 +446,7 @@ impl Access {
         now: Timestamp,
     ) -> Result<Arc<Session>, Cause> {
         let named = self.named_session(fields, authority)?;
-        let fetched = |session| self.sessions.observe_fetched(session, now);
+        let fetched = |session| Sessions::observe_fetched(session, now);
         let found = self.sessions.observe(named, now);
         self.looked_up(named, (found, fetched), now).await
     }

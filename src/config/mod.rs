@@ -18,6 +18,7 @@ mod keys;
 mod layers;
 mod listening;
 mod login_host;
+mod login_section;
 mod names;
 mod online;
 mod probes;
@@ -53,8 +54,8 @@ use self::kept_forms::check_kept_forms;
 use self::keys::keys;
 pub(crate) use self::keys::{Digest, KeyFile, content_digest};
 pub use self::layers::{FileContent, Flags, Source, Variables};
-use self::listening::{Bounded, ListenAddress, ServerSection, acceptor, check_transport};
-use self::login_host::login_host;
+use self::listening::{ListenAddress, ServerSection, acceptor, check_transport};
+use self::login_section::{LoginSection, login_settings};
 use self::names::check_names;
 use self::probes::probes;
 pub use self::problem::{Problem, Problems};
@@ -69,7 +70,6 @@ use self::routing::{
 use self::section::Reader;
 use self::signing::{Signing, signing};
 use self::silent::check_silent_sign_ins;
-use self::site_data::{SiteData, clear_site_data};
 use self::static_answers::{check_redirects, check_static_answers};
 pub(crate) use self::watch::{FileChange, FileVersion, Watch};
 use crate::access::{Route, RouteTable};
@@ -77,10 +77,7 @@ use crate::admin::MAX_PATH;
 use crate::clock::Clock;
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, Probes, SpillSettings};
-use crate::identity::ListedClaim;
-use crate::login::{
-    self, CookieLimits, OwnPaths, PublicUrl, PublicUrls, RedirectionEndpoints, RememberMe,
-};
+use crate::login::{self, PublicUrls};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::secret::Environment;
@@ -88,7 +85,7 @@ use crate::server::ProxyNetworks;
 use crate::telemetry;
 use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
-use crate::{gateway, server, session, target};
+use crate::{gateway, server, session};
 
 /// The checked settings of one gateway, with the contents of the files that the settings name, such
 /// as key files.
@@ -166,21 +163,6 @@ pub struct Reusable {
 struct OperationsSection {
     listen: Option<ListenAddress>,
     admin_socket_file: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LoginSection {
-    own_prefix: OwnPaths,
-    callback_path: Option<target::Prefix>,
-    host: Option<PublicUrl>,
-    timeout_secs: Bounded<10, 3600>,
-    sign_out_by_get: bool,
-    clear_site_data: Vec<SiteData>,
-    userinfo_claims: Vec<ListedClaim>,
-    remember_me: RememberMe,
-    state_key_file: Option<PathBuf>,
-    state_key_env: Option<String>,
 }
 
 impl Config {
@@ -291,19 +273,18 @@ fn build(
     let tls = tls(server.as_ref(), operations.as_ref(), reader, clock);
     let parts = (public_urls.as_ref(), routes.as_ref(), &*providers.names);
     let login = login.map(|section| login_settings(&section, parts, reader));
-    let asking = asking_proxies.as_ref().map(|(proxies, _oauth2)| proxies);
-    let probes = probes(server.as_ref(), (login.as_ref(), asking), reader);
+    let paths = (login.as_ref(), asking_proxies.as_ref());
+    let probes = probes(server.as_ref(), paths, reader);
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
     let (login, keys, server, routes) = (login?, keys?, server?, routes?);
     let session = with_limits(session?, (providers.limits, &routes), reader);
-    let (names, log, operations) = (names?, log?, operations?);
-    let (asking_proxies, oauth2_proxies) = asking_proxies?;
-    let warnings = warnings(settings, (&routes, &server), (&asking_proxies, &login));
+    let (names, log, operations, asking) = (names?, log?, operations?, asking_proxies?);
+    let warnings = warnings(settings, (&routes, &server), (&asking.0, &login));
     let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
         gateway: gateway_settings(
-            (public_urls?, asking_proxies, oauth2_proxies),
+            (public_urls?, asking.0, asking.1),
             (fields, signing),
             (&server, spill, probes),
             &log,
@@ -460,43 +441,6 @@ fn warnings(
     let trusted = server.trusted_peers();
     warnings.extend(auth_check::untrusted(asking_proxies, &trusted));
     warnings
-}
-
-/// Returns the settings of the logins, and reports the problems that the public URLs, the login
-/// settings and the routes have only together.
-fn login_settings(
-    section: &LoginSection,
-    (urls, routes, providers): (Option<&PublicUrls>, Option<&RouteTable>, &[String]),
-    reader: &mut Reader<'_>,
-) -> login::Settings {
-    let host = login_host(section.host.as_ref(), urls, reader);
-    let own = section.own_prefix.clone();
-    let callback = match &section.callback_path {
-        Some(path) => path.as_str().to_owned(),
-        None => own.default_callback(),
-    };
-    if callback == "/" || callback.ends_with('/') || own.are_hidden_by(&callback) {
-        let reason = format!("`{callback}` cannot be used; choose a path such as /auth/callback");
-        reader.note("login.callback_path", reason);
-    }
-    let names = providers.iter().map(String::as_str);
-    let login = login::Settings {
-        redirection: RedirectionEndpoints::new(&callback, &own, names),
-        own,
-        timeout: section.timeout_secs.duration(),
-        host,
-        cookie_limits: urls.map(CookieLimits::new).unwrap_or_default(),
-        sign_out_by_get: section.sign_out_by_get,
-        clear_site_data: clear_site_data(&section.clear_site_data),
-        userinfo_claims: section.userinfo_claims.clone(),
-        silent_sign_in: routes.is_some_and(|routes| routes.iter().any(Route::signs_in_silently)),
-        remember_me: section.remember_me,
-    };
-    if let (Some(urls), Some(routes)) = (urls, routes) {
-        check_reach(urls, &login, routes, reader);
-        check_paths(urls, &login, routes, reader);
-    }
-    login
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::listening::ServerSection;
 use super::section::Reader;
+use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, Probes};
 use crate::login;
 use crate::target::Prefix;
@@ -10,7 +11,10 @@ use crate::target::Prefix;
 /// that would hide an endpoint of the gateway.
 pub(super) fn probes(
     server: Option<&ServerSection>,
-    (login, asking_proxies): (Option<&login::Settings>, Option<&AskingProxies>),
+    (login, asking_proxies): (
+        Option<&login::Settings>,
+        Option<&(AskingProxies, TrustedPeers)>,
+    ),
     reader: &mut Reader<'_>,
 ) -> Option<Box<Probes>> {
     let server = server?;
@@ -23,7 +27,8 @@ pub(super) fn probes(
             |login: &login::Settings| login.own.cover(path) || login.redirection.is_own_path(path);
         // If the answer to an auth check were the answer to a health check, every request would be
         // permitted.
-        let is_check = |proxies: &AskingProxies| path.starts_with(proxies.path());
+        let is_check =
+            |(proxies, _): &(AskingProxies, TrustedPeers)| path.starts_with(proxies.path());
         let problem = if path.ends_with('/') {
             "ends with `/`, so it would hide a page of the app; write a path such as \"/ping\""
         } else if login.is_some_and(is_own) {

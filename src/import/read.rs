@@ -157,15 +157,12 @@ impl Given {
             let Some(key) = name.trim().strip_prefix(PREFIX) else {
                 continue;
             };
-            match options::by_key(key) {
-                Some(row) => {
-                    let values = values_of(row, unquoted(value.trim()));
-                    self.add(row, values, name.trim().to_owned(), Place::Variable);
-                }
-                None => {
-                    let variable = |key: &str| format!("{PREFIX}{}", key.to_ascii_uppercase());
-                    self.add_unknown(name.trim(), &unread(key, variable));
-                }
+            if let Some(row) = options::by_key(key) {
+                let values = values_of(row, unquoted(value.trim()));
+                self.add(row, values, name.trim().to_owned(), Place::Variable);
+            } else {
+                let variable = |key: &str| format!("{PREFIX}{}", key.to_ascii_uppercase());
+                self.add_unknown(name.trim(), &unread(key, variable));
             }
         }
     }
@@ -184,15 +181,12 @@ impl Given {
                 .to_owned(),
         })?;
         for (key, value) in read {
-            match (options::by_key(&key), texts(&value)) {
-                (Some(row), Some(values)) => {
-                    let values = value.as_str().map_or(values, |text| values_of(row, text));
-                    self.add(row, values, key, Place::File);
-                }
-                (None, _) | (_, None) => {
-                    let text = unread(&key, str::to_owned);
-                    self.add_unknown(key, &text);
-                }
+            if let (Some(row), Some(values)) = (options::by_key(&key), texts(&value)) {
+                let values = value.as_str().map_or(values, |text| values_of(row, text));
+                self.add(row, values, key, Place::File);
+            } else {
+                let text = unread(&key, str::to_owned);
+                self.add_unknown(key, &text);
             }
         }
         Ok(())

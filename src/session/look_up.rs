@@ -31,7 +31,7 @@ impl Sessions {
 
     /// Returns the result of a look-up of a session that the caller has just fetched. This look-up
     /// does not count as a use of the session.
-    pub(crate) fn observe_fetched(&self, session: Arc<Session>, now: Timestamp) -> Lookup {
+    pub(crate) fn observe_fetched(session: Arc<Session>, now: Timestamp) -> Lookup {
         let is_live = session.limits().deadline(session.last_used()) > now;
         fetched(session, is_live)
     }

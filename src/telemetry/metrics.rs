@@ -163,6 +163,8 @@ impl Metrics {
         registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
         let store_up = "1 if the session store answers and accepts changes, otherwise 0";
         registry.register("session_store_up", store_up, self.store_up.clone());
+        // The control plane corrects the value within a second after the start.
+        self.store_up.set(1);
         let sites = "Versions of the settings in use: the current one, and older ones with unfinished \
                      requests";
         registry.register("sites", sites, self.sites.clone());

@@ -67,6 +67,35 @@ fn capabilities(profile: &TempDir, rules: &str) -> serde_json::Map<String, Value
     all.as_object().unwrap().clone()
 }
 
+/// Starts the driver, and returns its port. The driver listens at the same port of IPv4 and IPv6. The
+/// driver ends if another program has the port of IPv6, so it gets three attempts.
+async fn start_driver() -> (Child, u16) {
+    for _attempt in 0..3 {
+        let mut driver = Command::new(DRIVER)
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let starting = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                let port = line.split("successfully on port ").nth(1);
+                if let Some(port) = port.and_then(|port| port.trim_end_matches('.').parse().ok()) {
+                    return Some(port);
+                }
+            }
+            None
+        };
+        let started = timeout(TEST_TIMEOUT, starting).await;
+        if let Some(port) = started.expect("chromedriver did not start") {
+            return (driver, port);
+        }
+    }
+    panic!("chromedriver ended three times before it listened")
+}
+
 impl Chromium {
     /// Starts driver and browser.
     pub(crate) async fn start() -> Self {
@@ -92,26 +121,7 @@ impl Chromium {
                 "{program} is missing: install chromium and chromium-driver"
             );
         }
-        let mut driver = Command::new(DRIVER)
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let starting = async {
-            while let Some(line) = lines.next_line().await.unwrap() {
-                let port = line.split("successfully on port ").nth(1);
-                if let Some(port) = port.and_then(|port| port.trim_end_matches('.').parse().ok()) {
-                    return port;
-                }
-            }
-            panic!("chromedriver ended before it listened")
-        };
-        let port: u16 = timeout(TEST_TIMEOUT, starting)
-            .await
-            .expect("chromedriver did not start");
+        let (driver, port) = start_driver().await;
         let profile = tempfile::tempdir().unwrap();
         let mut builder = ClientBuilder::new(HttpConnector::new());
         builder.capabilities(capabilities(&profile, rules));
