@@ -59,7 +59,14 @@ impl Freshness {
     pub(super) fn exceeded(&self, session: &Session, now: Timestamp) -> Option<Cause> {
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         let idle = self.idle_secs.map(seconds);
-        if idle.is_some_and(|idle| session.longest_pause() >= idle) {
+        // A pause also counts if the session began after it, without a new authentication at the
+        // provider.
+        let has_paused = |idle: Duration| {
+            let authenticated_at = session.authenticated_at();
+            session.longest_pause() >= idle
+                || authenticated_at.is_some_and(|at| at.plus(idle) < session.opened_at())
+        };
+        if idle.is_some_and(has_paused) {
             return Some(Cause::Paused);
         }
         let max_age = self.max_age_secs.map(seconds);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::section::Reader;
 use crate::access::{Route, RouteTable};
 use crate::provider::settings::SessionSettings;
-use crate::session::{self, LimitsOfProviders, ProviderLimits};
+use crate::session::{self, LimitsOfProviders, ProviderLimits, StoreSettings};
 
 /// Returns the limits for the sessions of a provider. Returns `None` if the provider has no limits
 /// of its own.
@@ -62,6 +62,12 @@ fn check_routes(session: &session::Settings, routes: &RouteTable, reader: &mut R
         }
         let limits = route.freshness().copied().unwrap_or_default();
         let duration = |seconds: Option<u32>| Some(Duration::from_secs(seconds?.into()));
+        let is_shared = matches!(session.store, StoreSettings::Redis(_));
+        if is_shared && limits.idle_secs.is_some() {
+            let reason = "has no reliable effect with session.store.redis, because each replica \
+                          knows only the pauses between its own requests; use `max_age_secs`";
+            reader.note(&key(".idle_secs"), reason);
+        }
         let shorter = ("idle_secs", idle);
         check(
             &key(".idle_secs"),

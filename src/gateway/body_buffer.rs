@@ -88,11 +88,6 @@ impl BodyBuffer {
         missing.is_empty().then_some(true)
     }
 
-    /// Removes and returns all pieces. The buffer must have no file.
-    pub(super) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
-        self.pieces.into_iter()
-    }
-
     /// Stores a piece. Call [`BodyBuffer::poll_growth`] first.
     pub(super) fn push(&mut self, data: Bytes) {
         self.bytes = self.bytes.saturating_add(count(data.len()));

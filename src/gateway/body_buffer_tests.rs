@@ -219,6 +219,6 @@ async fn the_first_bytes_of_a_body_are_known_over_the_limits_of_its_pieces() {
     assert_eq!(buffer.begins_with(b"begin=xy"), None);
     assert_eq!(buffer.begins_with(b"begin=y"), Some(false));
     assert_eq!(buffer.begins_with(b"x"), Some(false));
-    let pieces: Vec<Bytes> = buffer.into_pieces().collect();
+    let pieces: Vec<Bytes> = buffer.pieces.into_iter().collect();
     assert_eq!(pieces.concat(), b"begin=x");
 }

@@ -28,7 +28,7 @@ use super::{Body, Error, RequestContext, Worker, WorkerSite};
 use crate::access::Cause;
 use crate::clock::Clock;
 use crate::login::{PublicUrl, SameOrigin, same_origin_get};
-use crate::session::{EndWatch, Session, SessionEvent, WatchError};
+use crate::session::{EndReason, EndWatch, Session, SessionEvent, WatchError};
 use crate::telemetry::OpenStream;
 use crate::upstream::Owner;
 
@@ -187,6 +187,11 @@ impl Events {
         let wait = self.wait();
         tokio::select! {
             event = self.watch.next() => Some(match event {
+                // The session may continue, but no store can confirm the session now. The browser
+                // opens the stream again.
+                SessionEvent::Ended(EndReason::Unconfirmed) => {
+                    return self.close(EndReason::Unconfirmed.reason());
+                }
                 SessionEvent::Ended(why) => self.ended(why.reason()),
                 SessionEvent::Renewed(session) => {
                     self.session = session;

@@ -62,21 +62,23 @@ impl Worker {
         record.route(permit.0.route(), permit.0.label());
         let site = Rc::clone(record.site());
         let client = permit.0.owner(context.client.address());
-        match site.holds_kept_form(&mut body, client).await {
-            Ok(true) => {}
-            Ok(false) => return self.prepared(context, permit, body, record),
+        let holds_form = match site.holds_kept_form(&mut body, client).await {
+            Ok(holds_form) => holds_form,
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
-        }
-        if let Err(error) = site.read_form(&mut body, LARGEST_SEALED, client).await {
+        };
+        if holds_form && let Err(error) = site.read_form(&mut body, LARGEST_SEALED, client).await {
             return Step::answered(record.refused(&error, &context.parts.headers));
         }
         let later = site.clock().now();
         if later.since(permit.1) >= REDECIDE_AFTER {
-            // While the form arrived, the session may have ended.
+            // While the body arrived, the session may have ended.
             drop(permit);
             let head = (&context.parts.method, &context.parts.headers);
             let decision = (site.access).decide(head, &context.target, &Recent::default(), later);
             return Step::boxed(self.answer(context, decision, body, record));
+        }
+        if !holds_form {
+            return self.prepared(context, permit, body, record);
         }
         let sealed = match body.contents().await {
             Ok(sealed) => sealed,

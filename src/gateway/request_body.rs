@@ -52,6 +52,8 @@ pub(super) enum Needed {
 pub(super) enum NotBuffered {
     /// The body has failed.
     Failed(BodyFailure),
+    /// The file with the first part of the body cannot be read.
+    File(io::Error),
     /// The whole body is needed, but the buffer is full.
     Full,
 }
@@ -71,6 +73,7 @@ impl From<NotBuffered> for Error {
     fn from(error: NotBuffered) -> Self {
         match error {
             NotBuffered::Failed(failure) => Self::RequestBody(failure),
+            NotBuffered::File(error) => Self::FileLost(error),
             NotBuffered::Full => Self::BuffersFull,
         }
     }
@@ -204,11 +207,12 @@ impl ForwardedBody {
         needed: Needed,
     ) -> Result<(), NotBuffered> {
         let mut begin = Box::new(Begin::new(buffer));
-        if let Some(before) = self.begin.take() {
-            begin.trailers = before.trailers;
-            for piece in before.buffer.into_pieces() {
-                begin.buffer.push(piece);
+        if let Some(mut before) = self.begin.take() {
+            // A part of the earlier buffer can be in a file.
+            while let Some(piece) = poll_fn(|cx| before.buffer.poll_next(cx)).await {
+                begin.buffer.push(piece.map_err(NotBuffered::File)?);
             }
+            begin.trailers = before.trailers;
         }
         while !self.rest.is_end_stream() {
             match (poll_fn(|cx| begin.buffer.poll_growth(cx)).await, needed) {

@@ -98,7 +98,8 @@ fn context(origin: &str) -> Vec<u8> {
 
 impl Login {
     /// Returns the `Set-Cookie` value that states to whom the forms of the session `session` belong.
-    /// Returns `None` if the user has no subject. The sign-in is then complete, but no form is kept.
+    /// If the user has no subject, the value deletes the statement about an earlier user, and no
+    /// form of the session is kept.
     pub(crate) fn form_owner_cookie(
         &self,
         (session, identity): (&SessionKey, &Identity),
@@ -106,8 +107,11 @@ impl Login {
     ) -> Option<HeaderValue> {
         let lifetime = self.process.sessions.cookie_lifetime();
         let lifetime = lifetime.saturating_add(AFTER_SESSION);
+        let Some(owner) = FormOwner::of(identity) else {
+            return Some(cookie::clear(NAME));
+        };
         let statement = Statement {
-            owner: FormOwner::of(identity)?,
+            owner,
             session: *session,
             ends_at: self.process.clock.now().plus(lifetime),
         };

@@ -37,7 +37,8 @@ const RESERVED: [&str; 15] = [
 
 /// The parameters that the gateway itself reads from a sign-in URL. `pass_parameters` must not
 /// contain one of the parameters that the gateway itself reads.
-const OF_THE_SIGN_IN_ENDPOINT: [&str; 5] = ["prompt", "provider", "rd", "return_to", "to"];
+const OF_THE_SIGN_IN_ENDPOINT: [&str; 6] =
+    ["prompt", "provider", "rd", "remember", "return_to", "to"];
 
 /// The maximum length of a name in `pass_parameters`, in bytes.
 const MAX_NAME: usize = 64;
