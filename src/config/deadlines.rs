@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::section::Reader;
 use crate::access::{Route, RouteTable};
+use crate::fields::forwarded::TrustedPeers;
 use crate::provider::settings::SessionSettings;
 use crate::session::{self, LimitsOfProviders, ProviderLimits, StoreSettings};
 
@@ -23,12 +24,15 @@ pub(super) fn limits(settings: SessionSettings) -> Option<ProviderLimits> {
 /// routes that can never have an effect, because the limits of all sessions are shorter.
 pub(super) fn with_limits(
     mut session: session::Settings,
-    (limits, routes): (LimitsOfProviders, &RouteTable),
+    (limits, routes, oauth2_proxies): (LimitsOfProviders, &RouteTable, &TrustedPeers),
     reader: &mut Reader<'_>,
 ) -> session::Settings {
     session.of_providers = limits;
     check_providers(&session, reader);
     check_routes(&session, routes, reader);
+    if !oauth2_proxies.is_empty() {
+        check_start_page(routes, reader);
+    }
     session
 }
 
@@ -46,6 +50,18 @@ fn check_providers(session: &session::Settings, reader: &mut Reader<'_>) {
             let reason = format!("({idle}) exceeds absolute_secs ({absolute})");
             reader.note(&key("idle_secs"), reason);
         }
+    }
+}
+
+/// Refuses limits for the start page if a proxy asks for auth checks in the form of oauth2-proxy. The
+/// sign-in link of such a proxy does not say that the user has to authenticate again, so the user
+/// would be redirected without end.
+fn check_start_page(routes: &RouteTable, reader: &mut Reader<'_>) {
+    let limited = |route: &&Route| route.freshness().is_some() && route.prefix() == "/";
+    for route in routes.iter().filter(limited) {
+        let reason = "cannot be used for the start page together with auth_check.oauth2_proxy, \
+                      because oauth2-proxy has no way to ask for a new sign-in; leave `session` out";
+        reader.note(&format!("routes.{}.session", route.index()), reason);
     }
 }
 

@@ -278,8 +278,8 @@ fn build(
     // All sections are read before the first `?` operator, so that `load` reports the problems of
     // all sections.
     let (login, keys, server, routes) = (login?, keys?, server?, routes?);
-    let session = with_limits(session?, (providers.limits, &routes), reader);
     let (names, log, operations, asking) = (names?, log?, operations?, asking_proxies?);
+    let session = with_limits(session?, (providers.limits, &routes, &asking.1), reader);
     let warnings = warnings(settings, (&routes, &server), (&asking.0, &login));
     let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {

@@ -7,8 +7,17 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use super::page::Page;
 use super::{Body, page};
 
-/// The fields in which current and old browsers announce a prefetch.
-const PREFETCH_FIELDS: [&str; 4] = ["sec-purpose", "purpose", "x-moz", "x-purpose"];
+/// The fields in which current and old browsers, and the scripts Turbo, htmx and Next.js, announce a
+/// prefetch.
+const PREFETCH_FIELDS: [&str; 7] = [
+    "hx-preloaded",
+    "next-router-prefetch",
+    "purpose",
+    "sec-purpose",
+    "x-moz",
+    "x-purpose",
+    "x-sec-purpose",
+];
 
 /// Whether a request is a prefetch. A prefetch must not start a login and must not use up an
 /// authorization code.

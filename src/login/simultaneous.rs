@@ -20,7 +20,6 @@ use super::ticket::sha256;
 use super::{Callback, Completion, Login};
 use crate::clock::Timestamp;
 use crate::fields::cookie as cookies;
-use crate::provider::Prompt;
 use crate::session::{SessionId, SessionKey, SessionRef, cookie};
 
 /// The time for which the result of a login is kept. A request that the browser has sent before it
@@ -168,7 +167,7 @@ impl Login {
         let Some(opened) = running.earlier().await else {
             return self.redeem((verified, running), returned, callback).await;
         };
-        if details.prompt != Prompt::AsNeeded || opened.provider != details.provider {
+        if !details.prompt.accepts_session() || opened.provider != details.provider {
             running.replaced = Some(*opened.session.key());
             return self.redeem((verified, running), returned, callback).await;
         }
