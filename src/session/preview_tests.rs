@@ -101,7 +101,7 @@ async fn a_preview_refuses_to_drop_a_key_that_still_seals_sessions() {
         refused,
         Err(FileError::UnknownKey { sessions: 3, .. })
     ));
-    drop(sessions);
+    sessions.close().await.unwrap();
     // At the time `later`, all sessions have expired.
     let later = NOW.plus(fixture.settings.absolute);
     let preview = preview(&fixture.file(), &fixture.ring(), &fixture.providers, later);

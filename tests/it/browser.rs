@@ -289,6 +289,10 @@ async fn a_fragment_and_a_long_address_survive_the_sign_in() {
         let address = format!("http://localhost{path}{fragment}");
         browser.open(&address).await;
         browser.wait_for(|url| url.contains("/authorize")).await;
+        // A page load that begins before this page is complete would replace this page in the history.
+        browser
+            .wait_for_script("performance.timing.loadEventEnd > 0")
+            .await;
         browser.run("document.getElementById('go').click()").await;
         browser.wait_for(|url| url.contains("localhost/page")).await;
         let expected = address.replace('<', "%3C").replace('>', "%3E");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::support::redis::{Replicas, Sentinels};
-use crate::support::scene::{url, wait_for_figure};
+use crate::support::scene::{figure, url, wait_for_figure};
 
 #[tokio::test]
 async fn f_12_after_a_failover_the_new_master_has_the_sessions_and_accepts_logins() {
@@ -25,12 +25,15 @@ async fn f_12_after_a_failover_the_new_master_has_the_sessions_and_accepts_login
     // The session is in the memory of the first gateway.
     let page = replicas.at(&browser, 0).fetch(&url("/page")).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
+    // The Sentinels repeat an election that fails on a busy machine.
     let back = async {
         for gateway in &replicas.gateways {
-            wait_for_figure(gateway.operations(), "sidegate_session_store_up", 1).await;
+            while figure(gateway.operations(), "sidegate_session_store_up").await != Some(1) {
+                tokio::task::yield_now().await;
+            }
         }
     };
-    assert!(timeout(Duration::from_mins(1), back).await.is_ok());
+    assert!(timeout(Duration::from_mins(4), back).await.is_ok());
     for number in 0..3 {
         let page = replicas.at(&browser, number).fetch(&url("/page")).await;
         assert_eq!(page.text(), "seen", "{}", page.describe());
