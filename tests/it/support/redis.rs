@@ -177,7 +177,7 @@ pub(crate) struct Sentinels {
 }
 
 impl Sentinels {
-    /// Starts all servers, and waits until the Sentinels know each other.
+    /// Starts all servers, and waits until the Sentinels know each other and the replica.
     pub(crate) async fn start() -> Self {
         let mut all = Self {
             folder: tempfile::tempdir().unwrap(),
@@ -218,8 +218,14 @@ impl Sentinels {
             all.run(server);
         }
         all.wait_for_replica().await;
-        all.until(&ports[2], &["sentinel", "ckquorum", "mymaster"], "OK 3")
-            .await;
+        for port in &ports[2..] {
+            all.until(port, &["sentinel", "ckquorum", "mymaster"], "OK 3")
+                .await;
+            // A Sentinel asks the master for its replicas only every ten seconds. Sentinels that know
+            // no replica cannot choose a new master.
+            all.until(port, &["sentinel", "master", "mymaster"], "num-slaves\n1\n")
+                .await;
+        }
         all
     }
 
