@@ -423,7 +423,7 @@ impl Sessions {
             return Ok(());
         }
         let told = self.store.touch(uses.clone()).await;
-        if let Err(StoreError::Unavailable(_)) = told {
+        if let Err(StoreError::Unavailable(_) | StoreError::Refused(_)) = told {
             // The next call reports these uses again.
             self.uses.put_back(uses);
         }

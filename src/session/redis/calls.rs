@@ -7,6 +7,7 @@ use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 
 use super::Shared;
+use super::error::{Meaning, meaning};
 use super::event::{letter, uses_bytes};
 use super::scripts::{END, END_ALL, LIST, OPEN, REPLACE, SWEEP, TOUCH};
 use super::value::{self, Unusable, provider_hash};
@@ -308,7 +309,13 @@ impl Shared {
             .collect();
         for (key, why) in all {
             let command = self.end_command(&Which::Key(key), why);
-            let (_ended, count): (i64, i64) = command.query_async(commands).await?;
+            let ended: Result<(i64, i64), _> = command.query_async(commands).await;
+            let count = match ended {
+                Ok((_ended, count)) => count,
+                // The next heartbeat tries again. The sessions stay ended at this replica.
+                Err(error) if meaning(&error) == Meaning::Refused => break,
+                Err(error) => return Err(error),
+            };
             self.note_count(count);
             self.pending().remove(&key);
         }

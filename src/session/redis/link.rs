@@ -223,10 +223,35 @@ impl Shared {
         let subscribed = commands.subscribe(&channels[..]).await;
         subscribed.map_err(failed)?;
         self.look_at_clock(&mut commands).await.map_err(failed)?;
+        self.prove_write(&mut commands).await.map_err(failed)?;
         self.failed.send_replace(None);
         Ok(self
             .watch(&mut open, (&signals, &mut signalled), first)
             .await)
+    }
+
+    /// Checks that the server accepts writes. A server that loads its data, or a master without its
+    /// replicas, sends heartbeats back but refuses writes. If such a server counted as available, the
+    /// sessions of the cache would need a confirmation that the server does not give. An error that
+    /// does not pass by itself, such as a full memory, is not an error here.
+    async fn prove_write(&self, commands: &mut MultiplexedConnection) -> Result<(), RedisError> {
+        let written: Result<(), _> = self.presence().query_async(commands).await;
+        match written {
+            Err(error) if meaning(&error) != Meaning::Refused => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Returns the command that shows that this replica is running.
+    fn presence(&self) -> Cmd {
+        let lifetime = self.settings.coherence.saturating_mul(60);
+        let mut command = redis::cmd("SET");
+        command
+            .arg(self.names.presence())
+            .arg("")
+            .arg("PX")
+            .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
+        command
     }
 
     /// Reads the clock of the server.
@@ -387,18 +412,13 @@ impl Shared {
         signals: mpsc::UnboundedSender<Signal>,
     ) {
         let mut beat = redis::pipe();
-        let lifetime = self.settings.coherence.saturating_mul(60);
         beat.ignore_errors()
             .cmd("PUBLISH")
             .arg(self.names.heartbeats())
             .arg(number.to_be_bytes().as_slice())
             .cmd("ZCARD")
             .arg(self.names.index())
-            .cmd("SET")
-            .arg(self.names.presence())
-            .arg("")
-            .arg("PX")
-            .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
+            .add_command(self.presence());
         let shared = Arc::clone(self);
         let beating = async move {
             let answers: Result<Vec<Result<Value, RedisError>>, _> =

@@ -102,6 +102,18 @@ async fn f_12_a_server_that_became_a_replica_is_left() {
     assert_eq!(server.command(&["REPLICAOF", "127.0.0.1", "1"]), "OK");
     started.wait_until_down().await;
     assert!(matches!(started.sessions.find(&id, NOW), Lookup::Live(_)));
+    // New connections to this server do not change that.
+    let attempts = || {
+        let said = server.command(&["INFO", "commandstats"]);
+        let calls = said.split("cmdstat_subscribe:calls=").nth(1);
+        let calls = calls.and_then(|calls| calls.split(',').next());
+        calls.unwrap().parse::<u32>().unwrap()
+    };
+    let before = attempts();
+    while attempts() < before + 3 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(started.sessions.find(&id, NOW), Lookup::Live(_)));
     let opened = started.sessions.open(login("carol"), NOW).await;
     assert!(matches!(
         opened,
