@@ -212,7 +212,11 @@ impl Shared {
                 read.put(&next);
                 Ok(Replacement::Stored)
             }
-            Ok("ended") => Ok(Replacement::Ended),
+            Ok("ended") => {
+                // The cache may still contain a session that the store has lost.
+                self.cache.apply(Event::Replaced(*next.key()));
+                Ok(Replacement::Ended)
+            }
             Ok("newer") => Err(StoreError::Newer),
             Ok(_outdated) => {
                 self.cache.apply(Event::Replaced(*next.key()));

@@ -106,7 +106,10 @@ impl Shared {
     fn note_failure(&self, error: RedisError) -> StoreError {
         match meaning(&error) {
             // One slow command does not show that the connection is broken. The heartbeats decide.
-            Meaning::Reconnect if error.is_timeout() => self.begin_outage(),
+            Meaning::Reconnect if error.is_timeout() => {
+                self.has_lost_answers.store(true, Ordering::Relaxed);
+                self.begin_outage();
+            }
             Meaning::Reconnect => {
                 self.failed.send_replace(Some(error.clone()));
             }
@@ -341,6 +344,11 @@ impl Shared {
     async fn note_up(&self, open: &Open, is_new: &mut bool) -> Result<(), RedisError> {
         // Other replicas must learn of these ends before this replica begins to make changes.
         self.end_pending(&mut open.commands.clone()).await?;
+        if self.has_lost_answers.swap(false, Ordering::Relaxed) {
+            // The server has executed the command by now, if it executes the command at all. This
+            // replica ignores its own messages, so the store has to confirm each session.
+            self.cache.apply(Event::Lost);
+        }
         if !*is_new && matches!(*self.link.borrow(), Link::Up(_)) {
             return Ok(());
         }

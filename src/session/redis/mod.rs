@@ -47,7 +47,7 @@ mod value;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -111,6 +111,9 @@ struct Shared {
     /// The time at which the last heartbeat that came back was sent, by the gateway's clock. Zero
     /// before the first heartbeat.
     last_heartbeat: AtomicU64,
+    /// Whether the answer to a command is missing, so that the server may have made a change of which
+    /// this replica does not know.
+    has_lost_answers: AtomicBool,
     /// The sessions that have ended at this replica while the server did not answer.
     pending: Mutex<HashMap<SessionKey, EndReason>>,
 }
@@ -150,6 +153,7 @@ impl RedisStore {
             count: AtomicU64::new(0),
             server_ahead: AtomicI64::new(0),
             last_heartbeat: AtomicU64::new(0),
+            has_lost_answers: AtomicBool::new(false),
             pending: Mutex::default(),
             settings,
         });

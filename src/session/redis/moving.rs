@@ -13,7 +13,7 @@ use super::value::provider_hash;
 use super::{RedisStore, Replica, Shared};
 use crate::clock::Clock;
 use crate::seal::KeyRing;
-use crate::session::backend::Loaded;
+use crate::session::backend::{Change, Loaded};
 use crate::session::disk::Disk;
 use crate::session::groups::ProviderSessionHash;
 use crate::session::limits::Limits;
@@ -34,7 +34,7 @@ pub struct Moved {
 }
 
 /// The reason why sessions could not be moved. The operator is responsible for this error. The
-/// shared store can already contain some of the sessions, and the file still contains all sessions.
+/// shared store can already contain some of the sessions, and the file contains the other sessions.
 #[derive(Debug, thiserror::Error)]
 pub enum MoveError {
     /// The session file cannot be used.
@@ -62,9 +62,9 @@ pub(crate) struct Destination {
 }
 
 /// Moves the valid sessions of a file to the shared store. The file must have been written with the
-/// same keys. The file stays, without the sessions that are no longer valid. A session that the
-/// shared store already contains does not change. This function blocks the calling thread, which
-/// must not be in a runtime.
+/// same keys. A session that the shared store has accepted or already contains is removed from the
+/// file, so that a later move does not bring back a session that has ended meanwhile. This function
+/// blocks the calling thread, which must not be in a runtime.
 ///
 /// # Errors
 ///
@@ -87,9 +87,10 @@ pub(crate) fn move_sessions(
     };
     let store = RedisStore::start(to.settings, replica)?;
     let mut result = Ok(Moved::default());
-    let mut waiting = Vec::new();
-    let send = |some: Vec<(SessionKey, Loaded)>, result: &mut Result<Moved, StoreError>| {
+    let (mut waiting, mut accepted) = (Vec::new(), Vec::new());
+    let mut send = |some: Vec<(SessionKey, Loaded)>, result: &mut Result<Moved, StoreError>| {
         if let Ok(moved) = result {
+            let keys: Vec<SessionKey> = some.iter().map(|(key, _)| *key).collect();
             let work = Arc::clone(&store.shared).take(some);
             let task = store.runtime.spawn(work);
             let taken = runtime.block_on(task);
@@ -97,6 +98,7 @@ pub(crate) fn move_sessions(
                 Ok(some) => {
                     moved.moved = moved.moved.saturating_add(some.moved);
                     moved.known = moved.known.saturating_add(some.known);
+                    accepted.extend(keys);
                 }
                 Err(error) => *result = Err(error),
             }
@@ -109,6 +111,8 @@ pub(crate) fn move_sessions(
         }
     })?;
     send(waiting, &mut result);
+    let removed = accepted.into_iter().map(Change::Remove);
+    disk.commit(&removed.collect::<Vec<_>>())?;
     Ok(result?)
 }
 

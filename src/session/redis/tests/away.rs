@@ -250,3 +250,20 @@ async fn with_the_system_clock_a_cached_session_may_be_used_only_shortly_after_a
     }
     assert!(covered);
 }
+
+#[tokio::test]
+async fn an_end_whose_answer_is_late_also_counts_at_the_replica_that_ordered_it() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let settings = quick(&server);
+    let started = start(&settings, &fixture);
+    let (sessions, why) = (&started.sessions, EndReason::SignedOutAtProvider);
+    let id = open(sessions, "alice", NOW).await;
+    // The server is silent for longer than a command may take, but keeps the connection.
+    server.command(&["CLIENT", "PAUSE", "900", "ALL"]);
+    let ended = sessions.end_all(SessionsOf::Everyone, why, (None, NOW));
+    assert!(matches!(ended.await, Err(StoreError::Unavailable(_))));
+    started.wait_until_down().await;
+    started.wait_until_up().await;
+    assert!(!matches!(sessions.find(&id, NOW), Lookup::Live(_)));
+    assert!(!live(sessions, &id, NOW).await);
+}

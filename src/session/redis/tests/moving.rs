@@ -70,16 +70,34 @@ async fn f_36_sessions_of_a_file_continue_in_the_shared_store_with_the_same_cook
     };
     let keys = started.sessions.keys_of(of_sid).await.unwrap();
     assert_eq!(keys, [ids[7].key()]);
-    // A second move does not replace a session that has changed in the shared store.
-    let replaced = started.sessions.replace(&first, tokens("token-2"), None);
-    assert!(matches!(replaced.await, Ok(Replaced::Stored(_))));
+    // A second move brings no session back that has ended meanwhile.
+    let key = ids[0].key();
+    let ended = started.sessions.end(&key, EndReason::SignedOut).await;
+    assert_eq!(ended.unwrap(), Ended::Session);
     let again = moved(&fixture, &settings, after(60)).await.unwrap();
-    assert_eq!((again.moved, again.known), (0, 250));
-    let first = started
-        .sessions
-        .fetch(&ids[0].key())
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(first.version(), 2);
+    assert_eq!((again.moved, again.known), (0, 0));
+    assert!(!live(&started.sessions, &ids[0], after(60)).await);
+    assert!(live(&started.sessions, &ids[1], after(60)).await);
+}
+
+#[tokio::test]
+async fn a_move_does_not_change_sessions_that_the_shared_store_already_contains() {
+    let (server, fixture) = (Server::start(&[]), Fixture::disk());
+    let settings = server.settings();
+    let file = fixture.start(NOW);
+    let id = open(&file, "alice", NOW).await;
+    file.close().await.unwrap();
+    let copy = fixture.file().with_extension("copy");
+    std::fs::copy(fixture.file(), &copy).unwrap();
+    moved(&fixture, &settings, NOW).await.unwrap();
+    let started = start(&settings, &fixture);
+    let first = session(&started.sessions, &id).await;
+    let replaced = started.sessions.replace(&first, tokens("token-1"), None);
+    assert!(matches!(replaced.await, Ok(Replaced::Stored(_))));
+    // An operator restores the file from a copy.
+    std::fs::copy(&copy, fixture.file()).unwrap();
+    let again = moved(&fixture, &settings, NOW).await.unwrap();
+    assert_eq!((again.moved, again.known), (0, 1));
+    let first = session(&started.sessions, &id).await;
+    assert_eq!(first.tokens().access_token(), "token-1");
 }
