@@ -62,7 +62,8 @@ struct Logins {
 #[derive(Debug)]
 pub(super) struct RunningLogin<'a> {
     logins: &'a SimultaneousLogins,
-    own: CookieHash,
+    /// `None` if the request has no cookie of the login.
+    own: Option<CookieHash>,
     result: watch::Sender<Option<OpenedSession>>,
     /// The earlier logins of the same browser.
     earlier: Vec<watch::Receiver<Option<OpenedSession>>>,
@@ -82,14 +83,14 @@ impl SimultaneousLogins {
                 None => {}
             }
         }
-        // The cookie of the verified login is always there.
-        let own = own.unwrap_or_default();
         let (result, receiver) = watch::channel(None);
         let mut logins = self.lock();
         logins.forget_until(now);
         let earlier = others.iter().filter_map(|hash| logins.results.get(hash));
         let earlier = earlier.cloned().collect();
-        logins.results.insert(own, receiver);
+        if let Some(own) = own {
+            logins.results.insert(own, receiver);
+        }
         drop(logins);
         RunningLogin {
             logins: self,
@@ -138,15 +139,25 @@ impl RunningLogin<'_> {
     /// Gives the session of this login to the waiting logins.
     fn opened(self, session: OpenedSession, now: Timestamp) {
         self.result.send_replace(Some(session));
-        let kept = (now.plus(KEPT_FOR), self.own);
-        self.logins.lock().kept.push_back(kept);
+        if let Some(own) = self.own {
+            let kept = (now.plus(KEPT_FOR), own);
+            self.logins.lock().kept.push_back(kept);
+        }
     }
 }
 
 impl Drop for RunningLogin<'_> {
     fn drop(&mut self) {
-        if self.result.borrow().is_none() {
-            self.logins.lock().results.remove(&self.own);
+        if self.result.borrow().is_some() {
+            return;
+        }
+        let mut logins = self.logins.lock();
+        // A repetition of the request may have entered itself meanwhile.
+        if let Some(own) = self.own
+            && let Some(entered) = logins.results.get(&own)
+            && entered.same_channel(&self.result.subscribe())
+        {
+            logins.results.remove(&own);
         }
     }
 }
@@ -167,6 +178,11 @@ impl Login {
         let Some(opened) = running.earlier().await else {
             return self.redeem((verified, running), returned, callback).await;
         };
+        // The session may have ended since the earlier login.
+        let session = self.process.sessions.fetch(opened.session.key()).await;
+        if !matches!(session, Ok(Some(_))) {
+            return self.redeem((verified, running), returned, callback).await;
+        }
         if !details.prompt.accepts_session() || opened.provider != details.provider {
             running.replaced = Some(*opened.session.key());
             return self.redeem((verified, running), returned, callback).await;
