@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::Full;
 
+use super::buffers::Reservation;
 use super::events::EventStream;
 use super::request_log::{COMPLETE, RequestLog};
 use super::streams::{LongAnswer, broken_end};
@@ -45,6 +46,22 @@ enum Source {
     /// The app has not sent the whole content. The answer continues even if its session ends or a
     /// reload changes the settings.
     Upstream(Box<UpstreamBody>),
+}
+
+/// A complete content, and the part of a budget that it uses.
+struct Counted {
+    content: Bytes,
+    #[expect(
+        dead_code,
+        reason = "the bytes are free in the budget when this is dropped"
+    )]
+    memory: Reservation,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.content
+    }
 }
 
 /// A complete content with trailers. `None` means that the part was sent.
@@ -168,6 +185,22 @@ impl Body {
 
     pub(super) fn own(text: String) -> Self {
         Self::new(Source::Complete(Full::new(text.into())))
+    }
+
+    /// Counts a complete content in the budget of `memory` until the content has been sent or dropped.
+    /// Another content is not counted.
+    pub(super) fn counted(mut self, memory: Reservation) -> Self {
+        if let Source::Complete(content) = &mut self.source {
+            let mut context = Context::from_waker(Waker::noop());
+            let frame = Pin::new(content).poll_frame(&mut context);
+            if let Poll::Ready(Some(Ok(frame))) = frame
+                && let Ok(content) = frame.into_data()
+            {
+                let counted = Bytes::from_owner(Counted { content, memory });
+                self.source = Source::Complete(Full::new(counted));
+            }
+        }
+        self
     }
 
     /// Creates a body from bytes that stay in memory.
@@ -383,5 +416,33 @@ impl http_body::Body for Body {
             Source::Tunnel(_) => SizeHint::with_exact(0),
             Source::Upstream(body) => body.size_hint(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::gateway::Budgets;
+    use crate::telemetry::Metrics;
+    use crate::upstream::Owner;
+
+    #[tokio::test]
+    async fn a_counted_content_uses_the_budget_until_the_client_has_read_it() {
+        let metrics = Metrics::default();
+        let client = Owner::new(None, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let mut memory = Budgets::new(&metrics).memory(client, 10_000);
+        memory.add(4000);
+        let body = Body::own("x".repeat(4000)).counted(memory);
+        assert_eq!(body.size_hint().exact(), Some(4000));
+        // The connection takes the content from the body before the client has read the content.
+        let content = body.collect().await.unwrap().to_bytes();
+        assert_eq!(metrics.buffered().get(), 4000);
+        assert_eq!(content.len(), 4000);
+        drop(content);
+        assert_eq!(metrics.buffered().get(), 0);
     }
 }

@@ -115,7 +115,7 @@ impl WorkerSite {
                 Err(not_sent) => not_sent.page(),
             },
         };
-        Ok(answer.respond(headers))
+        self.counted(answer.respond(headers), client)
     }
 
     /// Marks a form as used, so that the form cannot be sent.

@@ -17,8 +17,10 @@ use std::rc::Rc;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body::Body as _;
 
 use super::body_buffer::BufferSizes;
+use super::buffers::Growth;
 use super::form_content::{FormKind, size};
 use super::form_endpoint::NotSent;
 use super::navigation::is_form_post;
@@ -152,7 +154,7 @@ impl WorkerSite {
             KeptForm::new(owner, sent(context), body, self.clock().now())
         };
         let sealed = form.and_then(|form| self.login().seal_form(&form, &context.public_url));
-        Ok(match sealed {
+        let answer = match sealed {
             Ok(form) => {
                 let (return_to, in_tab) = (form.return_to.clone(), InTab::Form(form));
                 self.begin_login(context, challenge, (return_to, Some(in_tab)))
@@ -163,7 +165,8 @@ impl WorkerSite {
                 let failed = (provider, &login::Error::from(error));
                 explain::login_not_started(context, failed, Some(challenge.cause), "/", None)
             }
-        })
+        };
+        self.counted(answer, client)
     }
 
     /// Returns the `Set-Cookie` value that states to whom the forms of a new session belong, if a
@@ -200,6 +203,27 @@ impl WorkerSite {
         };
         let begins = body.begins_with(SENT, self.buffer(first)).await;
         begins.map_err(Error::RequestBody)
+    }
+
+    /// Counts the page of an answer as buffered memory of `client` until the client has read the page.
+    /// A page with a sealed form is large, and a client could read many such pages slowly.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BuffersFull`] if the client has used its part of the memory for buffers.
+    pub(super) fn counted(
+        &self,
+        answer: Response<Body>,
+        client: Owner,
+    ) -> Result<Response<Body>, Error> {
+        let length = answer.body().size_hint().exact().unwrap_or_default();
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let mut memory = self.reservation(client);
+        if memory.growth(usize::MAX, length) != Growth::Allowed {
+            return Err(Error::BuffersFull);
+        }
+        memory.add(length);
+        Ok(answer.map(|body| body.counted(memory)))
     }
 
     /// Reads the whole body into a buffer. `limit` is the largest number of bytes.

@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 
 use super::Settings;
 use super::body_buffer::{BodyBuffer, BufferSizes};
-use super::buffers::Budgets;
+use super::buffers::{Budgets, Reservation};
 use super::spill::{Spill, SpillReports};
 use super::streams::StreamCounts;
 use crate::access::{self, Access, Refresher, Route, RouteTable};
@@ -23,6 +23,7 @@ use crate::provider::Providers;
 use crate::server::Readiness;
 use crate::session::Sessions;
 use crate::telemetry::{EventLimiter, GaugeGuard, Metrics, RequestCounters};
+use crate::upstream::Owner;
 
 /// The pause between two warnings with the same cause.
 const WARNING_PAUSE: Duration = Duration::from_hours(24);
@@ -175,10 +176,16 @@ impl WorkerSite {
         &self.shared.process.event_counts
     }
 
+    /// Creates an empty reservation for `client` in the budget for buffers in memory.
+    pub(super) fn reservation(&self, client: Owner) -> Reservation {
+        let buffers = &self.shared.process.buffers;
+        buffers.memory(client, self.settings().buffer_bytes)
+    }
+
     /// Creates the buffer of one body.
     pub(super) fn buffer(&self, sizes: BufferSizes) -> BodyBuffer {
         let (settings, process) = (self.settings(), &self.shared.process);
-        let memory = process.buffers.memory(sizes.client, settings.buffer_bytes);
+        let memory = self.reservation(sizes.client);
         let spill = settings.spill.as_ref().filter(|_spill| sizes.file > 0);
         let spill = spill.map(|spill| {
             let room = process.buffers.files(sizes.client, spill.bytes);
