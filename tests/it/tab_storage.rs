@@ -183,7 +183,7 @@ async fn a_form_that_the_browser_cannot_store_stays_on_the_page_of_the_gateway()
     assert_eq!(browser.run("return location.pathname").await, "/save");
     browser.picture("form_not_stored").await;
     // The typed text is still on the page of the app.
-    browser.run("history.back()").await;
+    browser.run("setTimeout(() => history.back())").await;
     browser.wait_for(|url| url.ends_with("/public/form")).await;
 }
 
