@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::fields::cookie::Others;
 use crate::fields::{OwnedFields, Strip, inbound};
 use crate::identity::Identity;
-use crate::session::{NewSession, Registrations, SessionId, two_replicas};
+use crate::session::{NewSession, Registrations, SessionId, SessionRef, two_replicas};
 use crate::telemetry::Metrics;
 use crate::token::{Lifetime, TokenSet};
 use crate::upstream::{AssertionNames, Upstream};

@@ -6,7 +6,10 @@ use super::*;
 use crate::clock::Clock;
 use crate::identity::Identity;
 use crate::seal::{Keys, Purpose};
-use crate::session::{self, EndReason, Ended, Lookup, Sessions, StoreError, StoreSettings};
+use crate::session::{
+    self, EndReason, Ended, Lookup, NewSession, SessionId, Sessions, StoreError, StoreSettings,
+    cookie,
+};
 use crate::telemetry::Metrics;
 use crate::token::{Lifetime, TokenSet};
 

@@ -3,23 +3,19 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use sidegate::clock::Clock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::process::Command;
-use tokio::sync::{RwLock, Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::cluster::Cluster;
 use super::replica::Replica;
 use super::report::Report;
 use super::storm::{SERVERS, start_providers};
-use super::visitor::{Setup, Visitor};
+use super::visitor::Visitors;
 use crate::support::program::{Program, announced, free_address, installed};
 use crate::support::torture::app::TokenApp;
 use crate::support::torture::fault::Schedule;
@@ -131,24 +127,17 @@ async fn f_17_a_rolling_restart_fails_no_request_and_signs_nobody_out() {
     for place in 0..cluster.gateways.len() {
         until_balancer_says(&socket, place, "UP").await;
     }
-    let (events, mut happened) = mpsc::unbounded_channel();
-    let (finished, _) = watch::channel(false);
-    let setup = Arc::new(Setup {
-        replicas: [Replica::new(balancer.address().parse().unwrap())].into(),
-        providers: providers.iter().map(TortureProvider::url).collect(),
-        shared_ledger: Arc::clone(&shared_ledger),
-        schedule: schedule.clone(),
-        outages: AtomicUsize::new(0),
-        store_trouble_until: AtomicU64::new(0),
-        signing_in: RwLock::new(()),
-        login_slots: Semaphore::new(16),
-        events,
-    });
-    let mut visitors = JoinSet::new();
-    for number in 0..SESSIONS {
-        let visitor = Visitor::new(Arc::clone(&setup), number, SERVERS[number % SERVERS.len()]);
-        visitors.spawn(visitor.visit(finished.subscribe()));
-    }
+    let Visitors {
+        setup,
+        tasks: mut visitors,
+        events: mut happened,
+        finished,
+    } = Visitors::start(
+        [Replica::new(balancer.address().parse().unwrap())].into(),
+        providers.iter().map(TortureProvider::url).collect(),
+        (&shared_ledger, &schedule),
+        (SESSIONS, &SERVERS),
+    );
     drop(setup);
     wait_for_all_users(&shared_ledger).await;
     for _ in 0..ROUNDS {

@@ -43,6 +43,52 @@ pub(super) struct Setup {
     pub(super) events: mpsc::UnboundedSender<Event>,
 }
 
+/// The visitors of a run.
+pub(super) struct Visitors {
+    pub(super) setup: Arc<Setup>,
+    pub(super) tasks: JoinSet<()>,
+    /// The results of all requests.
+    pub(super) events: mpsc::UnboundedReceiver<Event>,
+    /// With the value true, the visitors finish.
+    pub(super) finished: watch::Sender<bool>,
+}
+
+impl Visitors {
+    /// Starts `number` visitors, which use the servers of `behaviors` in turn.
+    pub(super) fn start(
+        replicas: Arc<[Replica]>,
+        providers: Vec<String>,
+        (shared_ledger, schedule): (&SharedLedger, &Schedule),
+        (number, behaviors): (usize, &[ProviderBehavior]),
+    ) -> Self {
+        let (sender, events) = mpsc::unbounded_channel();
+        let (finished, _) = watch::channel(false);
+        let setup = Arc::new(Setup {
+            replicas,
+            providers,
+            shared_ledger: Arc::clone(shared_ledger),
+            schedule: schedule.clone(),
+            outages: AtomicUsize::new(0),
+            store_trouble_until: AtomicU64::new(0),
+            signing_in: RwLock::new(()),
+            login_slots: Semaphore::new(16),
+            events: sender,
+        });
+        let mut tasks = JoinSet::new();
+        for number in 0..number {
+            let behavior = behaviors[number % behaviors.len()];
+            let visitor = Visitor::new(Arc::clone(&setup), number, behavior);
+            tasks.spawn(visitor.visit(finished.subscribe()));
+        }
+        Self {
+            setup,
+            tasks,
+            events,
+            finished,
+        }
+    }
+}
+
 /// The result of a request.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -62,7 +108,7 @@ pub(super) enum Event {
     Postponed,
 }
 
-pub(super) struct Visitor {
+struct Visitor {
     setup: Arc<Setup>,
     user: String,
     /// The server of the session. The name of the server is the first segment of the server's
@@ -83,7 +129,7 @@ enum BurstOutcome {
 }
 
 impl Visitor {
-    pub(super) fn new(setup: Arc<Setup>, number: usize, behavior: ProviderBehavior) -> Self {
+    fn new(setup: Arc<Setup>, number: usize, behavior: ProviderBehavior) -> Self {
         let provider = setup.providers[number % setup.providers.len()].clone();
         Self {
             setup,
@@ -103,7 +149,7 @@ impl Visitor {
 
     /// Sends bursts until the run is finished, and then until there is one more new token. After
     /// the new token, no refresh is due when the last request is answered.
-    pub(super) async fn visit(mut self, mut finished: watch::Receiver<bool>) {
+    async fn visit(mut self, mut finished: watch::Receiver<bool>) {
         self.sign_in().await;
         let mut last = None;
         loop {

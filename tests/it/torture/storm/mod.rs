@@ -9,16 +9,15 @@
 mod replicas;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
-use tokio::sync::{RwLock, Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
 use super::replica::Replica;
 use super::report::Report;
-use super::visitor::{Setup, Visitor};
+use super::visitor::{Setup, Visitors};
 use crate::support::gateway::{Process, Settings};
 use crate::support::provider::CANARY;
 use crate::support::scene::ORIGIN;
@@ -168,24 +167,17 @@ async fn g_01_g_10_f_38_a_failing_provider_causes_no_failed_request_and_no_force
     let providers = start_providers(&shared_ledger, &schedule, &clock).await;
     let app = TokenApp::start(&shared_ledger, &clock).await;
     let gateway = Process::start_quietly(settings(&providers, &app)).await;
-    let (events, mut happened) = mpsc::unbounded_channel();
-    let (finished, _) = watch::channel(false);
-    let setup = Arc::new(Setup {
-        replicas: [Replica::new(gateway.address())].into(),
-        providers: providers.iter().map(TortureProvider::url).collect(),
-        shared_ledger: Arc::clone(&shared_ledger),
-        schedule: schedule.clone(),
-        outages: AtomicUsize::new(0),
-        store_trouble_until: AtomicU64::new(0),
-        signing_in: RwLock::new(()),
-        login_slots: Semaphore::new(16),
-        events,
-    });
-    let mut visitors = JoinSet::new();
-    for number in 0..SESSIONS {
-        let visitor = Visitor::new(Arc::clone(&setup), number, SERVERS[number % SERVERS.len()]);
-        visitors.spawn(visitor.visit(finished.subscribe()));
-    }
+    let Visitors {
+        setup,
+        tasks: mut visitors,
+        events: mut happened,
+        finished,
+    } = Visitors::start(
+        [Replica::new(gateway.address())].into(),
+        providers.iter().map(TortureProvider::url).collect(),
+        (&shared_ledger, &schedule),
+        (SESSIONS, &SERVERS),
+    );
     let storm = tokio::spawn(outages(providers, Arc::clone(&setup), finished.subscribe()));
     let mut report = Report::new(plan.seed, &schedule, MINIMUM_OF_EACH_FAULT);
     let mut servers = Vec::new();

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sidegate::clock::Clock;
-use tokio::sync::{RwLock, Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
 use super::{OUTAGE, Plan, SERVERS, finish, start_providers};
 use crate::support::torture::app::TokenApp;
@@ -18,7 +17,7 @@ use crate::support::torture::ledger::Ledger;
 use crate::support::torture::server::TortureProvider;
 use crate::torture::cluster::{Cluster, REPLICAS};
 use crate::torture::report::Report;
-use crate::torture::visitor::{Setup, Visitor};
+use crate::torture::visitor::{Setup, Visitors};
 
 /// The possible lifetimes of access tokens in seconds.
 const LIFETIMES: [u64; 3] = [5, 6, 7];
@@ -190,24 +189,17 @@ async fn g_02_three_processes_with_one_store_make_one_refresh_and_sign_nobody_ou
         providers,
         counts: BTreeMap::new(),
     };
-    let (events, mut happened) = mpsc::unbounded_channel();
-    let (finished, _) = watch::channel(false);
-    let setup = Arc::new(Setup {
+    let Visitors {
+        setup,
+        tasks: mut visitors,
+        events: mut happened,
+        finished,
+    } = Visitors::start(
         replicas,
-        providers: urls,
-        shared_ledger: Arc::clone(&shared_ledger),
-        schedule: schedule.clone(),
-        outages: AtomicUsize::new(0),
-        store_trouble_until: AtomicU64::new(0),
-        signing_in: RwLock::new(()),
-        login_slots: Semaphore::new(16),
-        events,
-    });
-    let mut visitors = JoinSet::new();
-    for number in 0..SESSIONS {
-        let visitor = Visitor::new(Arc::clone(&setup), number, SERVERS[number % SERVERS.len()]);
-        visitors.spawn(visitor.visit(finished.subscribe()));
-    }
+        urls,
+        (&shared_ledger, &schedule),
+        (SESSIONS, &SERVERS),
+    );
     let storm = tokio::spawn(machines.suffer_until(Arc::clone(&setup), finished.subscribe()));
     let end = clock.now().plus(plan.time);
     finish(&clock, end, || every_fault_occurred(&setup)).await;
