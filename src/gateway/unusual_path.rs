@@ -14,6 +14,21 @@ impl WorkerSite {
     /// routes allow these forms.
     #[inline]
     pub(super) fn target(&self, parts: &Parts, recent: &RecentHost) -> Result<Target, Error> {
+        self.target_without_warning(parts, recent)
+            .inspect_err(|_error| self.warn_about_unusual_path(parts))
+    }
+
+    /// Does the same as [`WorkerSite::target`], but logs no warning.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`WorkerSite::target`].
+    #[inline]
+    pub(super) fn target_without_warning(
+        &self,
+        parts: &Parts,
+        recent: &RecentHost,
+    ) -> Result<Target, Error> {
         match Target::on_connection(parts, recent) {
             Ok(target) => Ok(target),
             Err(error) => self.with_unusual_path(parts).ok_or(error),
@@ -23,18 +38,14 @@ impl WorkerSite {
     #[cold]
     fn with_unusual_path(&self, parts: &Parts) -> Option<Target> {
         let allowed = self.access.allowed_forms();
-        let found = Target::with_unusual_path(parts, allowed);
-        let found = found.filter(|(target, readings)| {
-            let is_own = readings.iter().any(|reading| self.may_be_own(reading));
-            !is_own && self.access.accepts_unusual(target, readings)
-        });
-        if found.is_none() {
-            self.warn_about_unusual_path(parts);
-        }
-        found.map(|(target, _readings)| target)
+        let (target, readings) = Target::with_unusual_path(parts, allowed)?;
+        let is_own = readings.iter().any(|reading| self.may_be_own(reading));
+        let accepted = !is_own && self.access.accepts_unusual(&target, &readings);
+        accepted.then_some(target)
     }
 
     /// Logs the setting that would permit a refused path, if there is such a setting.
+    #[cold]
     fn warn_about_unusual_path(&self, parts: &Parts) {
         let Some((_, readings)) = Target::with_unusual_path(parts, Forms::ALL) else {
             return;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::process::Command;
 use tokio::sync::Notify;
 
 use crate::support::browser::Browser;
 use crate::support::browser_request::BrowserRequest;
-use crate::support::gateway::{Gateway, Process, Settings};
+use crate::support::gateway::{Gateway, PROGRAM, Process, Settings};
 use crate::support::provider::StandIn;
 use crate::support::raw::{Raw, exchange};
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, assert_no_canary, url};
@@ -406,11 +407,22 @@ async fn field_names_begin_with_capital_letters_if_the_clients_need_them() {
 async fn one_warning_names_the_setting_that_would_permit_a_refused_request() {
     let provider = StandIn::start().await;
     let app = RecordingUpstream::start().await;
-    let settings = Settings::new(ORIGIN, &provider.url(), &app.url()).with(ROUTES);
+    let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
+    let settings = settings
+        .with("admin_socket_file = \"admin.sock\"\n")
+        .with(ROUTES);
     let process = Process::start(settings).await;
     let browser = Browser::new().leading(ORIGIN, process.address());
     browser.visit(&url("/")).await;
     let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
+    // An explanation of such a request does not use up the warning.
+    let socket = process.settings().path().with_file_name("admin.sock");
+    let mut explain = Command::new(PROGRAM);
+    explain.args(["explain", "--anonymous", "/a%2Fb", "--socket"]);
+    let explained = explain.arg(socket).output().await.unwrap();
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(explained.contains("encoded_slash"), "{explained}");
+    assert!(!process.log().contains("routes.allow_in_path"));
     let foreign = format!(
         "Cookie: {SESSION}={cookie}\r\nSec-Fetch-Site: cross-site\r\nContent-Length: 0\r\n"
     );

@@ -153,7 +153,8 @@ impl WorkerSite {
             connection,
             ..
         } = request;
-        let target = self.target(&parts, &RecentHost::default())?;
+        // An explanation must not use up the daily warning about a refused path.
+        let target = self.target_without_warning(&parts, &RecentHost::default())?;
         let public_url = self.public_url(target.authority());
         let public_url = public_url.ok_or(Error::UnknownHost)?;
         let scheme = self.scheme(connection, &public_url)?;

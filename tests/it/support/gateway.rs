@@ -148,7 +148,7 @@ impl Settings {
     }
 
     /// The path of the settings file.
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("sidegate.toml")
     }
 
