@@ -21,8 +21,8 @@
 //! | `{r:REPLICA}` | string | shows that a replica is running |
 //!
 //! A script writes the indexes before the session, and an index entry without a session is removed
-//! when a script reads the index. Every key has a time to live, so the server needs no cleaning by
-//! hand.
+//! when a script reads the index. Every key except `{i1}` has a time to live, and the sweep removes
+//! the entries of `{i1}`, so the server needs no cleaning by hand.
 
 #![expect(
     clippy::disallowed_types,

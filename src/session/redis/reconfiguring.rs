@@ -55,7 +55,9 @@ impl Shared {
             let _ended: EndedAll = Arc::clone(&self).end_all(order).await?;
         }
         if idle > self.limits.idle() {
-            // A reload with a longer idle time must not make expired sessions valid again.
+            // A reload with a longer idle time must not make expired sessions valid again. The sweep
+            // does not know the limits of single providers. If a reload removes such a limit, a session
+            // that has passed only this limit is valid again.
             while Arc::clone(&self).sweep(now).await? == Maintained::More {}
         }
         self.limits.set((idle, absolute), per_person, of_providers);
