@@ -71,9 +71,10 @@
 //!    provider. On a route with `keep_fragment`, the page load gets a page whose script stores the
 //!    address and then opens the provider. On a route with `keep_forms`, a form of a user whose
 //!    session has ended gets a page whose script stores the sealed form. A request that is not a
-//!    page load gets 401 with a `login_url`. A user without permission gets 403. An unsafe request that a page of another site caused also gets 403. A
-//!    public route forwards such a request without the session. A request that matches no route
-//!    gets 404. If a session is temporarily unusable, the client gets 503 with `Retry-After`.
+//!    page load gets 401 with a `login_url`. A user without permission gets 403. An unsafe request
+//!    that a page of another site caused also gets 403. A public route forwards such a request
+//!    without the session. A request that matches no route gets 404. If a session is temporarily
+//!    unusable, the client gets 503 with `Retry-After`.
 //!
 //! 7. [`access::Permit::exchange`] removes the gateway's cookies, writes the assertion fields and
 //!    the credentials of the route ([`upstream::assertions`]), and sends the request on a pooled

@@ -18,9 +18,10 @@ use crate::session::StoreSettings;
 const LIMIT: Duration = Duration::from_secs(5);
 
 impl Config {
-    /// Asks all providers, all apps and the session store at the same time, and reports each setting that would cause a
-    /// failure. Sends no request to a token endpoint. Each of them must answer within
-    /// five seconds. Panics if the caller is not in a runtime that can spawn local tasks.
+    /// Asks all providers, all apps and the session store at the same time, and reports each
+    /// setting that would cause a failure. Sends no request to a token endpoint. Each of them must
+    /// answer within five seconds. Panics if the caller is not in a runtime that can spawn local
+    /// tasks.
     pub async fn check_online(&self, clock: &Clock) -> Vec<Finding> {
         let mut tasks = JoinSet::new();
         for (name, provider) in self.site.providers.iter() {

@@ -2,10 +2,10 @@
 //!
 //! To break one of five steps, the demo makes a mistake that also occurs in real settings: a
 //! redirection URI that is not registered, a wrong password, a wrong key, a public route where a
-//! session is needed, or an endpoint for logouts that is not registered. To break any other step, the demo uses a middlebox: a proxy in front of the
-//! gateway that changes one thing and forwards everything else. The check does not know which step
-//! is broken. If a middlebox breaks the step, the check connects to the middlebox instead of the
-//! gateway.
+//! session is needed, or an endpoint for logouts that is not registered. To break any other step,
+//! the demo uses a middlebox: a proxy in front of the gateway that changes one thing and forwards
+//! everything else. The check does not know which step is broken. If a middlebox breaks the step,
+//! the check connects to the middlebox instead of the gateway.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -22,7 +22,8 @@ impl Login {
     ///
     /// Returns [`Error::Loop`] if this browser has just completed three logins and still has no
     /// session. Returns [`Error::Provider`] if the authorization endpoint is not known. Returns
-    /// [`Error::NotStored`] if the session store does not answer. [`Error::PageNotKept`]. [`Error::UnknownProvider`]. [`Error::NoRandomness`].
+    /// [`Error::NotStored`] if the session store does not answer. [`Error::PageNotKept`].
+    /// [`Error::UnknownProvider`]. [`Error::NoRandomness`].
     ///
     /// # Cancel safety
     ///

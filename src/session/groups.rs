@@ -254,9 +254,9 @@ impl Sessions {
     }
 
     /// Returns the sessions of a group, without sessions that are damaged. The function does not put
-    /// the sessions into the cache and does not count as a use of the sessions. The result can contain sessions that have passed a
-    /// deadline, and does not contain sessions that end during the call. For
-    /// [`SessionsOf::Everyone`], [`Sessions::keys_of`] needs much less memory.
+    /// the sessions into the cache and does not count as a use of the sessions. The result can
+    /// contain sessions that have passed a deadline, and does not contain sessions that end during
+    /// the call. For [`SessionsOf::Everyone`], [`Sessions::keys_of`] needs much less memory.
     ///
     /// # Errors
     ///

@@ -94,8 +94,8 @@ impl Sessions {
 
     /// Records another use of a session. `found_at` is the time at which the caller looked up the
     /// session. Returns false if `session` is not current, if the session has passed a deadline, if a
-    /// reload has changed the limits, or if too much time has passed since `found_at`. If this function returns false, the caller
-    /// must look up the session again.
+    /// reload has changed the limits, or if too much time has passed since `found_at`. If this
+    /// function returns false, the caller must look up the session again.
     pub(crate) fn still(&self, session: &Session, found_at: Timestamp, now: Timestamp) -> bool {
         let is_recent = found_at <= now && now.since(found_at) < self.limits.without_look_up();
         let limits = session.limits();

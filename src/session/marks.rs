@@ -33,9 +33,10 @@ pub(crate) enum MarkKind {
 }
 
 /// The maximum number of marks of one kind that the store keeps. The gateway creates a mark only for
-/// a value that the gateway has sealed, or for a notice whose signature the gateway has verified. If there are too many marks, the gateway removes the oldest
-/// mark. Without the mark of a state, the provider still accepts the code only one time. Without the
-/// mark of a ticket, the ticket is still valid only in its tab, and only for 60 seconds.
+/// a value that the gateway has sealed, or for a notice whose signature the gateway has verified.
+/// If there are too many marks, the gateway removes the oldest mark. Without the mark of a state,
+/// the provider still accepts the code only one time. Without the mark of a ticket, the ticket is
+/// still valid only in its tab, and only for 60 seconds.
 const MAX_MARKS: usize = 100_000;
 
 /// The marks of all kinds.

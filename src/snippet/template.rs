@@ -1,8 +1,9 @@
 //! Fills the placeholders of a template. A placeholder is a name in double braces.
 //!
 //! A line with `{{field}}`, `{{field_name}}`, `{{variable}}`, `{{own_path}}`, `{{each_host}}` or
-//! `{{each_name}}` is repeated: one line for each field, each path, or each public host. If a part has the name of a placeholder that is alone in its
-//! line, the lines of the part replace the line, with the same indentation.
+//! `{{each_name}}` is repeated: one line for each field, each path, or each public host. If a part
+//! has the name of a placeholder that is alone in its line, the lines of the part replace the line,
+//! with the same indentation.
 
 use std::net::SocketAddr;
 

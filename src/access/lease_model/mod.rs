@@ -38,11 +38,12 @@ fn lease() -> u8 {
 enum Phase {
     /// Reads the session from the store.
     Reads,
-    /// Has sent a request for the lease, so long ago.
+    /// Has sent a request for the lease. The value is the time since then.
     AsksForLease { age: u8 },
-    /// Another holder has the lease, for so long.
+    /// Another holder has the lease. The value is the time until the lease ends.
     Waits { left: u8 },
-    /// Has asked for the lease so long ago and has got it, and decides what to do with it.
+    /// Has the lease, and decides what to do with it. The value is the time since the request for the
+    /// lease.
     Decides { age: u8 },
     /// Has the lease, and the session has not changed.
     Sends { age: u8 },

@@ -38,7 +38,8 @@ const PERMISSION_DENIED: i32 = 7;
 /// Fields of the original request that describe its content or its connection. The auth check has no
 /// content. If the gateway took the original request for a gRPC call, its answer would have the
 /// status 200 even if the call is refused.
-/// The gateway would remove the fields that `Connection` names before it sees the fields of a handshake.
+/// The gateway would remove the fields that `Connection` names before it sees the fields of a
+/// handshake.
 const OF_CONTENT: [HeaderName; 5] = [
     CONNECTION,
     CONTENT_LENGTH,

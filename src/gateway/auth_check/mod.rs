@@ -8,8 +8,8 @@
 //! The settings name the kind of proxy for each network. The gateway reads only the fields that this
 //! kind of proxy writes, and each field must occur exactly one time. Envoy writes no fields, but
 //! sends the original method, and the original path after the path of the auth check. If the gateway
-//! read other fields, a client could choose the target of the check with a field that its proxy forwards
-//! unchanged (GHSA-7x63-xv5r-3p2x).
+//! read other fields, a client could choose the target of the check with a field that its proxy
+//! forwards unchanged (GHSA-7x63-xv5r-3p2x).
 
 mod call;
 mod messages;

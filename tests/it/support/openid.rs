@@ -17,8 +17,8 @@ pub(crate) struct OpenIdScene {
     pub(crate) app: RecordingUpstream,
 }
 
-/// Settings with one OpenID Provider and the routes of every scene. `keys` are keys of the provider with their TOML values. An
-/// empty value removes a key.
+/// Settings with one OpenID Provider and the routes of every scene. `keys` are keys of the provider
+/// with their TOML values. An empty value removes a key.
 pub(crate) fn settings(issuer: &str, app: &str, keys: &[(&str, &str)]) -> Settings {
     settings_without_routes(issuer, app, keys).with(ROUTES)
 }

@@ -1,6 +1,7 @@
 //! The effect of a kill of a gateway process on the record of tokens.
 //!
-//! Each gateway process has its own client secret, so the server knows which process made a call. A process that is killed loses the answers that it has not stored yet.
+//! Each gateway process has its own client secret, so the server knows which process made a call. A
+//! process that is killed loses the answers that it has not stored yet.
 
 use sidegate::clock::Timestamp;
 
