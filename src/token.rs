@@ -209,6 +209,14 @@ impl TokenSet {
             .expires_at
             .is_some_and(|expires_at| expires_at <= now)
     }
+
+    /// Returns true if the access token has expired, and a refresh can replace it. A token without
+    /// any lifetime is not replaced, because the provider would issue another such token.
+    pub(crate) fn can_replace_expired(&self, now: Timestamp) -> bool {
+        let obtained_at = self.lifetime.obtained_at;
+        let had_lifetime = self.lifetime.expires_at > Some(obtained_at);
+        had_lifetime && self.is_expired(now) && self.refresh_token.is_some()
+    }
 }
 
 /// Creates a field value from secret bytes. `Debug` does not print the value. When the value and

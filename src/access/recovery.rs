@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode};
 
+use super::backoff::SessionFailure;
 use super::outcome::Outcome;
 use super::route_settings::OnRefusal;
-use super::wait::wait_for;
-use super::{Access, Cause, Challenge, Decision, Permit, Route};
+use super::{Access, Cause, Challenge, Decision, Permit, Route, Unavailable};
 use crate::clock::Timestamp;
 use crate::session::{EndReason, EndedVersion, Session, SessionState};
 use crate::telemetry::chain;
@@ -63,6 +63,8 @@ pub(crate) enum Recovery {
     Retry(Permit),
     /// The user signs in again.
     SignIn(Challenge),
+    /// The token has expired, and no newer token can be obtained now. The client tries again later.
+    Unavailable(Unavailable),
 }
 
 impl Access {
@@ -123,6 +125,7 @@ impl TokenRefusal {
             Recovery::Pass => "passed",
             Recovery::Retry(_) => "retried",
             Recovery::SignIn(_) => "relogin",
+            Recovery::Unavailable(_) => "unavailable",
         };
         let metrics = access.refresher.metrics();
         metrics.refused_token(sent.route.name(), outcome);
@@ -139,14 +142,17 @@ impl TokenRefusal {
 impl Access {
     async fn recover(self: &Rc<Self>, sent: &SentRequest, replayable: Replayable) -> Recovery {
         let (route, session) = (&sent.route, &sent.session);
-        // If the session was refreshed during the request, the refresh may have made the request's
-        // token invalid. If the app refuses a request because the token is invalid, the app has not
-        // decided whether the user may have access.
+        let now = self.refresher.clock().now();
+        // The token may have become invalid during the request, by a refresh or because it has
+        // expired. An app that refuses an invalid token has not decided whether the user may have
+        // access.
         let replaced = session.state() == SessionState::Superseded;
-        if replaced || self.refresher.under_way(session.key()).is_some() {
+        if replaced
+            || self.refresher.under_way(session.key()).is_some()
+            || session.tokens().can_replace_expired(now)
+        {
             return self.retry_with_newer_token(sent, replayable).await;
         }
-        let now = self.refresher.clock().now();
         // The app refuses even a new token, so another refresh would not help.
         let is_new = !session
             .tokens()
@@ -178,10 +184,12 @@ impl Access {
         // The refresh starts even if this request cannot be sent again, so that later requests have
         // a newer token.
         let joined = self.refresher.join(session, now, self.max_wait);
-        let (Ok(waiter), Replayable::Yes) = (joined, replayable) else {
-            return Recovery::Pass;
+        let waiter = match (joined, replayable) {
+            (Ok(waiter), Replayable::Yes) => waiter,
+            (Err(failure), Replayable::Yes) => return self.not_refreshed(sent, failure),
+            (_, Replayable::No) => return Recovery::Pass,
         };
-        match wait_for(waiter, self.deadline(), self.refresher.clock()).await {
+        match self.wait_for_refresh(waiter, self.deadline()).await {
             Outcome::Renewed(newest)
                 if newest.version() != session.version()
                     && !(route.fields()).is_same_token(session.tokens(), newest.tokens()) =>
@@ -200,7 +208,28 @@ impl Access {
             Outcome::Ended if route.on_refusal != OnRefusal::Pass => {
                 challenge(sent, Cause::GrantEnded)
             }
-            Outcome::Renewed(_) | Outcome::Ended | Outcome::Failed(_) => Recovery::Pass,
+            Outcome::Renewed(_) | Outcome::Ended => Recovery::Pass,
+            Outcome::Failed(failure) => self.not_refreshed(sent, failure),
+        }
+    }
+
+    /// Decides what the gateway does after a refresh has failed for a temporary reason. If the token
+    /// has expired, the app's answer says nothing about the user.
+    fn not_refreshed(self: &Rc<Self>, sent: &SentRequest, failure: SessionFailure) -> Recovery {
+        let now = self.refresher.clock().now();
+        if !sent.session.tokens().can_replace_expired(now) {
+            return Recovery::Pass;
+        }
+        match self.unavailable(&sent.route, failure) {
+            Decision::Unavailable(unavailable) => Recovery::Unavailable(unavailable),
+            // A public route.
+            Decision::Permit(_)
+            | Decision::Answer(_)
+            | Decision::Challenge(_)
+            | Decision::Forbid(_)
+            | Decision::NoRoute
+            | Decision::SignInFirst(_)
+            | Decision::Wait(_) => Recovery::Pass,
         }
     }
 

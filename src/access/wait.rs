@@ -92,14 +92,11 @@ impl Wait {
             deadline,
         } = self;
         match need {
-            Need::Refresh(waiter) => {
-                match wait_for(waiter, deadline, access.refresher.clock()).await {
-                    // The request uses the newest token, even if the newest token expires soon.
-                    Outcome::Renewed(session) => access.apply_rule(&route, session),
-                    Outcome::Ended => access.without_session(&route, Cause::GrantEnded, None),
-                    Outcome::Failed(failure) => access.unavailable(&route, failure),
-                }
-            }
+            Need::Refresh(waiter) => match access.wait_for_refresh(waiter, deadline).await {
+                Outcome::Renewed(session) => access.apply_rule(&route, session),
+                Outcome::Ended => access.without_session(&route, Cause::GrantEnded, None),
+                Outcome::Failed(failure) => access.unavailable(&route, failure),
+            },
             Need::Session(waiter) => {
                 match wait_for(waiter, deadline, access.refresher.clock()).await {
                     Fetched::Found(session) => {
@@ -118,6 +115,35 @@ impl Wait {
                     Fetched::Failed(failure) => access.unavailable(&route, failure),
                 }
             }
+        }
+    }
+}
+
+impl Access {
+    /// Waits for the result of a refresh until `deadline`. If the provider or the store has answered
+    /// late, the new token may have expired already, so this function then waits for one more
+    /// refresh. The second token is used even if it has expired, because some providers state a
+    /// lifetime that is too short.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the refresh continues.
+    pub(super) async fn wait_for_refresh(
+        &self,
+        waiter: Waiter<RetryPause, Outcome>,
+        deadline: Instant,
+    ) -> Outcome {
+        let clock = self.refresher.clock();
+        let outcome = wait_for(waiter, deadline, clock).await;
+        let now = clock.now();
+        match &outcome {
+            Outcome::Renewed(session) if session.tokens().can_replace_expired(now) => {
+                match self.refresher.join(session, now, self.max_wait) {
+                    Ok(waiter) => wait_for(waiter, deadline, clock).await,
+                    Err(_long_pause) => outcome,
+                }
+            }
+            Outcome::Renewed(_) | Outcome::Ended | Outcome::Failed(_) => outcome,
         }
     }
 }

@@ -17,7 +17,7 @@ use super::streams::{
     AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup, ObservedStream, SlowTimer, StreamBytes,
 };
 use super::tunnel::Handshake;
-use super::{Body, Error, Record, RequestContext, Step, Worker, grpc, no_content};
+use super::{Body, Error, Record, RequestContext, Step, Worker, explain, grpc, no_content};
 use crate::access::{
     Exchanging, Permit, Recovery, Replayable, RequestClient, Route, SentRequest, StreamKind,
     TokenRefusal,
@@ -357,9 +357,19 @@ impl<'p> InFlight<'p> {
                     let site = Rc::clone(self.record.site());
                     site.challenge(&context, &challenge).await
                 }
-                (Recovery::Pass | Recovery::Retry(_) | Recovery::SignIn(_), ..) => {
-                    self.finished(worker, answer)
+                (Recovery::Unavailable(unavailable), Some((mut context, head)), _) => {
+                    drop(answer);
+                    context.parts.headers = head.into_parts().headers;
+                    self.record.reason = Some(unavailable.reason);
+                    explain::unavailable((&context, self.record.site().own()), &unavailable)
                 }
+                (
+                    Recovery::Pass
+                    | Recovery::Retry(_)
+                    | Recovery::SignIn(_)
+                    | Recovery::Unavailable(_),
+                    ..,
+                ) => self.finished(worker, answer),
             };
             self.record.answered(response)
         })

@@ -385,6 +385,54 @@ async fn a_refresh_for_another_route_fails_no_parallel_request() {
     assert_eq!(scene.provider.refreshes().len(), 1);
 }
 
+/// A request whose token expires before the app looks at the token.
+async fn with_token_that_expires_on_its_way(scene: &Scene) -> Page {
+    scene.provider.token_members(json!({ "expires_in": 60 }));
+    let browser = scene.signed_in("alice").await;
+    scene.gateway.advance(Duration::from_secs(50));
+    let gate = Arc::new(Notify::new());
+    let before = scene.app.count();
+    scene
+        .app
+        .next(Answer::with(401, &[], "expired").held_by(&gate));
+    let asking = tokio::spawn(async move { browser.fetch(&url("/page")).await });
+    scene
+        .app
+        .wait_until(|requests| requests.len() > before)
+        .await;
+    scene.gateway.advance(Duration::from_secs(11));
+    gate.notify_one();
+    asking.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_token_that_expires_on_its_way_to_the_app_is_replaced_on_each_route() {
+    for setting in ["pass", "relogin", "refresh_and_retry"] {
+        let scene = scene(setting).await;
+        let page = with_token_that_expires_on_its_way(&scene).await;
+        assert_eq!(page.text(), "seen", "{setting}: {}", page.describe());
+        assert_eq!(scene.provider.refreshes().len(), 1, "{setting}");
+        assert_eq!(scene.provider.authorizations().len(), 1, "{setting}");
+    }
+}
+
+#[tokio::test]
+async fn g_01_a_provider_outage_turns_no_expired_token_into_a_refusal_of_the_user() {
+    for setting in ["pass", "relogin", "refresh_and_retry"] {
+        let routes = format!(
+            "[session]\nrefresh_wait_secs = 1\n[[routes]]\non_upstream_401 = \"{setting}\"\n"
+        );
+        let scene = scene_of(&routes, "").await;
+        scene
+            .provider
+            .refuse_refreshes(Some(Answer::with(503, &[], "down")));
+        let page = with_token_that_expires_on_its_way(&scene).await;
+        assert_eq!(page.status, 503, "{setting}: {}", page.describe());
+        assert!(page.field("retry-after").is_some(), "{setting}");
+        assert_eq!(page.json()["reason"], "provider_unavailable", "{setting}");
+    }
+}
+
 #[tokio::test]
 async fn w_03_a_second_attempt_that_waits_for_its_app_ends_with_its_session() {
     let scene = scene("refresh_and_retry").await;

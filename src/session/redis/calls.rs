@@ -4,9 +4,9 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::RedisError;
-use redis::aio::MultiplexedConnection;
 
 use super::Shared;
+use super::commands::Commands;
 use super::error::{Meaning, meaning};
 use super::event::{letter, uses_bytes};
 use super::scripts::{END, END_ALL, LIST, OPEN, REPLACE, SWEEP, TOUCH};
@@ -302,10 +302,7 @@ impl Shared {
     }
 
     /// Ends the sessions that have ended here while the server did not answer.
-    pub(super) async fn end_pending(
-        &self,
-        commands: &mut MultiplexedConnection,
-    ) -> Result<(), RedisError> {
+    pub(super) async fn end_pending(&self, commands: &mut Commands) -> Result<(), RedisError> {
         let all: Vec<_> = self
             .pending()
             .iter()

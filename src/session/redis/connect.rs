@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::Host;
 
+use super::commands::Commands;
 use super::error::RedisConnectError;
 use super::settings::{Address, LoginFiles, RedisSettings, TlsFiles};
 use crate::secret::read_file;
@@ -32,7 +33,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// An open connection. When the connection is dropped, its task and its socket are closed.
 #[derive(Debug)]
 pub(super) struct Open {
-    pub(super) commands: MultiplexedConnection,
+    pub(super) commands: Commands,
     pub(super) server: Box<str>,
     driver: JoinHandle<()>,
 }
@@ -64,16 +65,17 @@ pub(super) async fn connect(
         None => settings.servers.first().cloned(),
     };
     let server = server.ok_or_else(|| RedisConnectError::NoMaster("".into()))?;
-    let config = config(settings).set_push_sender(pushed);
+    let config = config().set_push_sender(pushed);
     let info = login(&settings.login, settings.database)?;
     let mut open = open(settings, &server, (info, config)).await?;
     check_role(&mut open, settings.sentinel_master.is_some()).await?;
     Ok(open)
 }
 
-fn config(settings: &RedisSettings) -> AsyncConnectionConfig {
+fn config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
-        .set_response_timeout(Some(settings.command_timeout))
+        // `Commands` limits the time for each answer.
+        .set_response_timeout(None)
         .set_connection_timeout(None)
 }
 
@@ -127,11 +129,11 @@ async fn open(
             }
         })
     };
-    let (commands, driver) = timeout(settings.connect_timeout, opening)
+    let (connection, driver) = timeout(settings.connect_timeout, opening)
         .await
         .map_err(silent)??;
     Ok(Open {
-        commands,
+        commands: Commands::new(connection, settings.command_timeout),
         server: name(),
         driver: tokio::spawn(driver),
     })
@@ -181,7 +183,7 @@ async fn ask(
     master: &str,
 ) -> Result<Option<Address>, RedisConnectError> {
     let info = login(&settings.sentinel_login, 0)?;
-    let mut open = open(settings, sentinel, (info, config(settings))).await?;
+    let mut open = open(settings, sentinel, (info, config())).await?;
     let mut command = redis::cmd("SENTINEL");
     command.arg("get-master-addr-by-name").arg(master);
     let answer = command.query_async(&mut open.commands).await;

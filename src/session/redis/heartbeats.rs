@@ -26,20 +26,50 @@ pub(super) enum Signal {
 }
 
 /// The heartbeats of a connection that have not come back yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Heartbeats {
+    /// The time between two heartbeats.
+    interval: Duration,
     number: u64,
+    /// The time at which the last heartbeat was sent.
+    last: Option<Instant>,
     /// The heartbeats with their numbers, oldest first.
     sent: VecDeque<(u64, Timestamp, Instant)>,
 }
 
 impl Heartbeats {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            number: 0,
+            last: None,
+            sent: VecDeque::new(),
+        }
+    }
+
     /// Notes that a heartbeat is sent now. Returns its number.
     pub(super) fn begin(&mut self, clock: &Clock) -> u64 {
         self.number = self.number.wrapping_add(1);
-        self.sent
-            .push_back((self.number, clock.now(), clock.instant()));
+        let now = clock.instant();
+        self.forgive_delay(now);
+        self.last = Some(now);
+        self.sent.push_back((self.number, clock.now(), now));
         self.number
+    }
+
+    /// If this heartbeat is late, this process did not run for a while, and has not read the answers
+    /// of the server. This time does not count as a silence of the server.
+    fn forgive_delay(&mut self, now: Instant) {
+        let Some(last) = self.last else { return };
+        let delay = now
+            .saturating_duration_since(last)
+            .saturating_sub(self.interval);
+        if delay < self.interval {
+            return;
+        }
+        for (_, _, sent) in &mut self.sent {
+            *sent = sent.checked_add(delay).unwrap_or(now).min(now);
+        }
     }
 
     /// Notes that a heartbeat came back. Returns the time at which it was sent.
@@ -55,7 +85,8 @@ impl Heartbeats {
         None
     }
 
-    /// Returns the time for which the oldest heartbeat has been under way.
+    /// Returns the time for which the oldest heartbeat has been under way, without the time during
+    /// which this process did not run.
     pub(super) fn waiting(&self, clock: &Clock) -> Duration {
         let oldest = self.sent.front().map(|(_, _, sent)| *sent);
         let waiting = oldest.map(|sent| clock.instant().saturating_duration_since(sent));
@@ -116,5 +147,41 @@ impl Shared {
             }
             self.cache.apply(event);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_millis(250);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_silence_of_a_server_is_measured() {
+        let clock = Clock::system();
+        let mut heartbeats = Heartbeats::new(INTERVAL);
+        for number in 1..=8 {
+            assert_eq!(heartbeats.begin(&clock), number);
+            advance(INTERVAL).await;
+        }
+        assert_eq!(heartbeats.waiting(&clock), INTERVAL * 8);
+        assert!(heartbeats.end(7).is_some() && heartbeats.end(7).is_none());
+        assert_eq!(heartbeats.waiting(&clock), INTERVAL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn f_12_the_time_during_which_this_process_was_stopped_is_no_silence() {
+        let clock = Clock::system();
+        let mut heartbeats = Heartbeats::new(INTERVAL);
+        let _first = heartbeats.begin(&clock);
+        advance(INTERVAL).await;
+        let _second = heartbeats.begin(&clock);
+        advance(Duration::from_secs(10)).await;
+        let _third = heartbeats.begin(&clock);
+        assert_eq!(heartbeats.waiting(&clock), INTERVAL * 2);
+        advance(INTERVAL).await;
+        assert_eq!(heartbeats.waiting(&clock), INTERVAL * 3);
     }
 }

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Shared;
+use super::commands::Commands;
 use super::connect::{Open, connect, master_of};
 use super::error::{Meaning, RedisConnectError, meaning, store_error};
 use super::heartbeats::{Heartbeats, Signal};
@@ -42,7 +42,7 @@ pub(super) enum Link {
     /// An attempt to connect is in progress, and the server may be available.
     Connecting,
     /// The connection can be used.
-    Up(MultiplexedConnection),
+    Up(Commands),
     /// The server does not answer. Commands fail at once.
     Down(Arc<RedisConnectError>),
     /// The store is closed.
@@ -88,7 +88,7 @@ impl Shared {
     }
 
     /// Returns the connection, or waits a short time for a new connection.
-    async fn connection(&self) -> Result<MultiplexedConnection, StoreError> {
+    async fn connection(&self) -> Result<Commands, StoreError> {
         let mut link = self.link.subscribe();
         let settled = link.wait_for(|link| !matches!(link, Link::Connecting));
         let Ok(settled) = timeout(self.settings.command_timeout, settled).await else {
@@ -237,7 +237,7 @@ impl Shared {
     /// replicas, sends heartbeats back but refuses writes. If such a server counted as available, the
     /// sessions of the cache would need a confirmation that the server does not give. An error that
     /// does not pass by itself, such as a full memory, is not an error here.
-    async fn prove_write(&self, commands: &mut MultiplexedConnection) -> Result<(), RedisError> {
+    async fn prove_write(&self, commands: &mut Commands) -> Result<(), RedisError> {
         let written: Result<(), _> = self.presence().query_async(commands).await;
         match written {
             Err(error) if meaning(&error) != Meaning::Refused => Err(error),
@@ -258,7 +258,7 @@ impl Shared {
     }
 
     /// Reads the clock of the server.
-    async fn look_at_clock(&self, commands: &mut MultiplexedConnection) -> Result<(), RedisError> {
+    async fn look_at_clock(&self, commands: &mut Commands) -> Result<(), RedisError> {
         let before = self.clock.now();
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(commands).await?;
         let millis = seconds.saturating_mul(1000).saturating_add(micros / 1000);
@@ -292,7 +292,7 @@ impl Shared {
         let mut failed = self.failed.subscribe();
         let patience = self.settings.command_timeout.max(self.silence());
         let patience = patience.saturating_mul(2);
-        let (mut sent, mut is_new) = (Heartbeats::default(), true);
+        let (mut sent, mut is_new) = (Heartbeats::new(self.quarter()), true);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -415,7 +415,7 @@ impl Shared {
     /// Sends a heartbeat. The server counts the sessions and checks that it may still accept writes.
     fn beat(
         self: &Arc<Self>,
-        mut commands: MultiplexedConnection,
+        mut commands: Commands,
         number: u64,
         signals: mpsc::UnboundedSender<Signal>,
     ) {

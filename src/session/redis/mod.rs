@@ -31,6 +31,7 @@
 
 mod alarm;
 mod calls;
+mod commands;
 mod connect;
 mod error;
 mod event;

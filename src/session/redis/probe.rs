@@ -1,8 +1,8 @@
 //! The check of the store over the network, for `sidegate check --online`.
 
-use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, RedisError};
 
+use super::commands::Commands;
 use super::connect::connect;
 use super::scripts::{Names, TOUCH};
 use super::settings::RedisSettings;
@@ -39,7 +39,7 @@ impl RedisSettings {
     }
 
     /// Tries every kind of command that the store uses.
-    async fn probe_rights(&self, commands: &mut MultiplexedConnection, findings: &mut Findings) {
+    async fn probe_rights(&self, commands: &mut Commands, findings: &mut Findings) {
         let names = Names {
             prefix: self.prefix.clone(),
             origin: *b"checking",
@@ -91,7 +91,7 @@ impl RedisSettings {
 }
 
 async fn ask<T: FromRedisValue>(
-    commands: &mut MultiplexedConnection,
+    commands: &mut Commands,
     command: &mut redis::Cmd,
 ) -> Result<T, RedisError> {
     command.query_async(commands).await

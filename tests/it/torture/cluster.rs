@@ -68,10 +68,21 @@ impl Cluster {
         addresses.map(Replica::new).collect()
     }
 
+    /// What the processes have logged about their store.
+    pub(super) fn events_of_store(&self) -> Vec<String> {
+        let mut events = Vec::new();
+        for (process, gateway) in self.gateways.iter().enumerate() {
+            let log = gateway.whole_log();
+            let lines = log.lines().filter(|line| line.contains("session store"));
+            events.extend(lines.map(|line| format!("process {process}: {line}")));
+        }
+        events
+    }
+
     /// Fails if the log of a process contains a token or a panic.
     pub(super) fn assert_clean_logs(&self) {
         for gateway in &self.gateways {
-            let log = format!("{}{}", gateway.old_logs, gateway.process.log());
+            let log = gateway.whole_log();
             for word in [CANARY, "panicked"] {
                 assert!(!log.contains(word), "{word} is in the log");
             }
@@ -80,6 +91,11 @@ impl Cluster {
 }
 
 impl Gateway {
+    /// The logs of this process and of the earlier processes.
+    fn whole_log(&self) -> String {
+        format!("{}{}", self.old_logs, self.process.log())
+    }
+
     /// Starts the process again, after its end.
     pub(super) async fn restart(&mut self) {
         self.old_logs.push_str(&self.process.log());

@@ -286,7 +286,8 @@ impl Visitor {
         let by_the_app = response.head.value("x-app").is_some();
         let signed_out = !by_the_app && (response.status() == 401 || !location.is_empty());
         let what = format!(
-            "{} of {:?}: {} {location} {}",
+            "{} {} of {:?}: {} {location} {}",
+            Clock::system().now().as_millis(),
             self.user,
             self.newest,
             response.head.start_line(),

@@ -158,7 +158,9 @@ impl Pair {
     /// The number of calls with the correct answer.
     pub(crate) fn normal_calls(&self) -> usize {
         let faults = self.faults.iter().filter(|fault| **fault != Fault::Slow);
-        self.calls.len() - faults.count() - self.abandoned
+        let failed = faults.count() + self.abandoned;
+        // A call counts twice if its server is stopped and its process is killed.
+        self.calls.len().saturating_sub(failed)
     }
 }
 

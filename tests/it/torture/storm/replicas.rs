@@ -84,6 +84,8 @@ struct Machines {
     cluster: Cluster,
     providers: Vec<TortureProvider>,
     counts: BTreeMap<&'static str, usize>,
+    /// The times and the names of the faults.
+    history: Vec<String>,
 }
 
 impl Machines {
@@ -98,6 +100,9 @@ impl Machines {
         }
         *self.counts.entry(incident.name()).or_default() += 1;
         let place = chosen % REPLICAS;
+        let begun = Clock::system().now().as_millis();
+        self.history
+            .push(format!("{begun} {} ({place})", incident.name()));
         let (gateway, replica) = (&mut self.cluster.gateways[place], &setup.replicas[place]);
         match incident {
             Incident::Killed => {
@@ -188,6 +193,7 @@ async fn g_02_three_processes_with_one_store_make_one_refresh_and_sign_nobody_ou
         cluster,
         providers,
         counts: BTreeMap::new(),
+        history: Vec::new(),
     };
     let Visitors {
         setup,
@@ -224,6 +230,11 @@ async fn g_02_three_processes_with_one_store_make_one_refresh_and_sign_nobody_ou
     }
     report.close(&shared_ledger.borrow(), outages, clock.now().since(end));
     println!("{report}");
+    // If the test fails, this shows what happened before a failed request.
+    let events = machines.history.into_iter();
+    for event in events.chain(machines.cluster.events_of_store()) {
+        println!("{event}");
+    }
     report.assert_no_failures();
     machines.cluster.assert_clean_logs();
 }
