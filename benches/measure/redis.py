@@ -6,9 +6,9 @@ import threading
 
 from .stage import Wrong, free_port
 
-# Parts of commands that no request waits for: heartbeats, the clock, the sweep of unused sessions. ZSCORE is in one
-# write with the GET of the same session.
-BACKGROUND = ("heartbeat:", "{r:", "MONITOR", '"ZCARD"', '"TIME"', "ZRANGEBYSCORE", '"ZSCORE"')
+# Parts of commands that no request waits for: heartbeats, the clock, the sweep of unused sessions, the report of last
+# uses (GT). ZSCORE is in one write with the GET of the same session.
+BACKGROUND = ("heartbeat:", "sidegate:{r", "MONITOR", '"ZCARD"', '"TIME"', "ZRANGEBYSCORE", "'GT'", '"ZSCORE"')
 
 
 class Client:
@@ -76,24 +76,32 @@ class Redis:
 
     def bytes_of_session(self, copies=20000):
         """The memory of a session beyond its record: copies all keys of the only session many times, each with the
-        names of another session."""
-        (record,) = [key for key in self.keys("*{s:*") if not key.endswith(b":l")]
+        names of another session. The allocator of the server rounds the length of a record up to one of few sizes, so
+        the copies have records of different lengths."""
+        (record,) = [key for key in self.keys("*{s*") if not key.endswith(b":l")]
         (index,) = self.keys("*{i1}")
         length = self.client.call("STRLEN", record)
-        copied = [record, *self.keys("*{u:*"), *self.keys("*{p:*")]
-        dumps = [(key, self.client.call("DUMP", key)) for key in copied]
-        commands = []
+        dumps = [(key, self.client.call("DUMP", key)) for key in (*self.keys("*{u*"), *self.keys("*{p*"))]
+        commands, lengths = [], 0
         for number in range(copies):
-            for key, dump in dumps:
-                name = key[: key.index(b":", key.index(b"{")) + 1] + secrets.token_hex(16).encode() + b"}"
-                if len(name) != len(key):
-                    raise Wrong(f"an unexpected key: {key!r}")
-                commands.append(("RESTORE", name, 86_400_000, dump))
+            # From three quarters of the length to five quarters.
+            other = length * 3 // 4 + length // 2 * number // copies
+            lengths += other
+            commands.append(("SET", self.another(record), secrets.token_bytes(other), "PX", 86_400_000))
+            commands += [("RESTORE", self.another(key), 86_400_000, dump) for key, dump in dumps]
             commands.append(("ZADD", index, 1_800_000_000_000 + number, secrets.token_bytes(16)))
         before = self.used_memory()
         for begin in range(0, len(commands), 1000):
             self.client.call_all(commands[begin : begin + 1000])
-        return (self.used_memory() - before) / copies - length
+        return (self.used_memory() - before - lengths) / copies
+
+    @staticmethod
+    def another(key):
+        """The key for another session, user or session at the provider."""
+        name = key[: key.index(b"{") + 2] + secrets.token_hex(16).encode() + b"}"
+        if len(name) != len(key):
+            raise Wrong(f"an unexpected key: {key!r}")
+        return name
 
 
 class Watch:

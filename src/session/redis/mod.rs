@@ -11,14 +11,14 @@
 //!
 //! | key | type | content |
 //! | --- | --- | --- |
-//! | `{s:KEY}` | string | the session ([`value`]) |
-//! | `{s:KEY}:l` | string | the lease of the session: the token of its holder |
+//! | `{sKEY}` | string | the session ([`value`]) |
+//! | `{sKEY}:l` | string | the lease of the session: the token of its holder |
 //! | `{i1}` | sorted set | the keys of all sessions, by the time of the last use |
-//! | `{u:HASH}` | sorted set | the sessions of a user, by the end of their lifetime |
-//! | `{p:HASH}` | sorted set | the sessions that belong to one session at the provider |
-//! | `{e:KIND HASH}` | string | the time when a group of sessions has ended, by the server's clock |
-//! | `{m:KIND HASH}` | string | a mark of a value that was used |
-//! | `{r:REPLICA}` | string | shows that a replica is running |
+//! | `{uHASH}` | sorted set | the sessions of a user, by the end of their lifetime |
+//! | `{pHASH}` | sorted set | the sessions that belong to one session at the provider, in no order |
+//! | `{eKIND HASH}` | string | the time when a group of sessions has ended, by the server's clock |
+//! | `{mKIND HASH}` | string | a mark of a value that was used |
+//! | `{rREPLICA}` | string | shows that a replica is running |
 //!
 //! A script writes the indexes before the session, and an index entry without a session is removed
 //! when a script reads the index. Every key except `{i1}` has a time to live, and the sweep removes

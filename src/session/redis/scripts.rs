@@ -49,12 +49,12 @@ impl Names {
 
     /// Returns the key of a session.
     pub(super) fn session(&self, key: &[u8]) -> String {
-        format!("{}{{s:{}}}", self.prefix, hex(key))
+        format!("{}{{s{}}}", self.prefix, hex(key))
     }
 
     /// Returns the key of a mark. `kind` is one letter.
     pub(super) fn mark(&self, kind: char, mark: &[u8]) -> String {
-        format!("{}{{m:{kind}{}}}", self.prefix, hex(mark))
+        format!("{}{{m{kind}{}}}", self.prefix, hex(mark))
     }
 
     /// Returns the key of the index of all sessions. Its scores are the times of the last uses. The
@@ -65,7 +65,7 @@ impl Names {
 
     /// Returns the key that shows that this replica is running.
     pub(super) fn presence(&self) -> String {
-        format!("{}{{r:{}}}", self.prefix, hex(&self.origin))
+        format!("{}{{r{}}}", self.prefix, hex(&self.origin))
     }
 
     /// Returns the channel for changes of sessions.

@@ -8,10 +8,10 @@ local function hex(bytes)
   return (bytes:gsub('.', function(c) return string.format('%02x', c:byte()) end))
 end
 
-local function session(key) return PREFIX .. '{s:' .. hex(key) .. '}' end
-local function user(hash) return PREFIX .. '{u:' .. hex(hash) .. '}' end
-local function provider_session(hash) return PREFIX .. '{p:' .. hex(hash) .. '}' end
-local function ended_at(group) return PREFIX .. '{e:' .. group:sub(1, 1) .. hex(group:sub(2)) .. '}' end
+local function session(key) return PREFIX .. '{s' .. hex(key) .. '}' end
+local function user(hash) return PREFIX .. '{u' .. hex(hash) .. '}' end
+local function provider_session(hash) return PREFIX .. '{p' .. hex(hash) .. '}' end
+local function ended_at(group) return PREFIX .. '{e' .. group:sub(1, 1) .. hex(group:sub(2)) .. '}' end
 
 -- Makes the key live for at least this number of milliseconds.
 local function extend(key, ttl)
@@ -27,7 +27,8 @@ local function store(key, value, ttl, used, ends_at)
     extend(user(of_user), ttl)
   end
   if of_provider ~= NONE then
-    redis.call('ZADD', provider_session(of_provider), ends_at, key)
+    -- Nobody needs an order here, and a small score needs less memory.
+    redis.call('ZADD', provider_session(of_provider), 0, key)
     extend(provider_session(of_provider), ttl)
   end
   redis.call('SET', session(key), value, 'PX', ttl)
