@@ -141,10 +141,10 @@ async fn open(
 
 /// Refuses a server that cannot store sessions: a node of a cluster, or a replica.
 async fn check_role(open: &mut Open, is_of_sentinel: bool) -> Result<(), RedisConnectError> {
-    let mut command = redis::cmd("INFO");
-    command.arg("server").arg("replication");
+    // Redis before 7.0 does not accept the names of several sections.
+    let info = redis::cmd("INFO");
     // The user of the store may not be allowed to use this command.
-    let info: String = match command.query_async(&mut open.commands).await {
+    let info: String = match info.query_async(&mut open.commands).await {
         Ok(info) => info,
         Err(_not_allowed) => return Ok(()),
     };

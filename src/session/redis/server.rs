@@ -82,7 +82,10 @@ impl Drop for Server {
 }
 
 fn run(socket: &std::path::Path, options: &[&str]) -> Child {
-    let script = "redis-server \"$@\" & pid=$!; cat > /dev/null; kill -9 $pid; wait $pid; true";
+    // The shell closes its copy of the standard output, so that a server that does not start ends the
+    // output.
+    let script = "redis-server \"$@\" & pid=$!; exec > /dev/null; cat > /dev/null; kill -9 $pid; \
+                  wait $pid; true";
     let mut shell = Command::new("sh")
         .args(["-c", script, "sh", "--port", "0", "--save", ""])
         .arg("--unixsocket")

@@ -148,6 +148,7 @@ async fn a_store_with_tls_a_client_certificate_and_a_user_with_limited_rights() 
         "on",
         ">pass-word",
         "~gw:*",
+        "resetchannels",
         "&gw:*",
         "-@all",
     ];

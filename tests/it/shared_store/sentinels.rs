@@ -16,7 +16,7 @@ async fn f_12_after_a_failover_the_new_master_has_the_sessions_and_accepts_login
     );
     let replicas = Replicas::with(&store).await;
     let browser = replicas.signed_in("alice", 0).await;
-    sentinels.wait_for_replica().await;
+    sentinels.wait_for_replicas().await;
     sentinels.kill_master().await;
     for gateway in &replicas.gateways {
         let up = "sidegate_session_store_up";

@@ -169,7 +169,10 @@ impl Replicas {
     }
 }
 
-/// A master, its replica, and three Sentinels that watch them.
+/// The number of servers with data: a master and its replicas.
+const DATA_SERVERS: usize = 3;
+
+/// A master, its two replicas, and three Sentinels that watch them.
 pub(crate) struct Sentinels {
     folder: TempDir,
     ports: Vec<String>,
@@ -181,7 +184,7 @@ impl Sentinels {
     pub(crate) async fn start() -> Self {
         let mut all = Self {
             folder: tempfile::tempdir().unwrap(),
-            ports: (0..5).map(|_| free_port()).collect(),
+            ports: (0..DATA_SERVERS + 3).map(|_| free_port()).collect(),
             servers: Vec::new(),
         };
         let ports = all.ports.clone();
@@ -190,11 +193,14 @@ impl Sentinels {
             "127.0.0.1",
             "--save",
             "",
+            // The servers share a folder.
+            "--repl-diskless-sync",
+            "yes",
             "--repl-diskless-sync-delay",
             "0",
         ];
-        for port in &ports[..2] {
-            let master = ["--replicaof", &format!("127.0.0.1 {}", ports[0])].map(str::to_owned);
+        for port in &ports[..DATA_SERVERS] {
+            let master = ["--replicaof", "127.0.0.1", &ports[0]];
             let mut server = Command::new("redis-server");
             server.args(["--port", port]).args(common);
             if *port != ports[0] {
@@ -202,7 +208,7 @@ impl Sentinels {
             }
             all.run(server);
         }
-        for port in &ports[2..] {
+        for port in &ports[DATA_SERVERS..] {
             let file = all.folder.path().join(format!("{port}.conf"));
             let text = format!(
                 "bind 127.0.0.1\nport {port}\ndir {}\n\
@@ -217,13 +223,13 @@ impl Sentinels {
             server.arg(file).arg("--sentinel");
             all.run(server);
         }
-        all.wait_for_replica().await;
-        for port in &ports[2..] {
+        all.wait_for_replicas().await;
+        for port in &ports[DATA_SERVERS..] {
             all.until(port, &["sentinel", "ckquorum", "mymaster"], "OK 3")
                 .await;
             // A Sentinel asks the master for its replicas only every ten seconds. Sentinels that know
             // no replica cannot choose a new master.
-            all.until(port, &["sentinel", "master", "mymaster"], "num-slaves\n1\n")
+            all.until(port, &["sentinel", "master", "mymaster"], "num-slaves\n2\n")
                 .await;
         }
         all
@@ -241,17 +247,18 @@ impl Sentinels {
 
     /// The addresses of the Sentinels.
     pub(crate) fn urls(&self) -> Vec<String> {
-        let ports = self.ports[2..].iter();
+        let ports = self.ports[DATA_SERVERS..].iter();
         ports
             .map(|port| format!("redis://127.0.0.1:{port}"))
             .collect()
     }
 
-    /// Waits until the replica has all data of the master.
-    pub(crate) async fn wait_for_replica(&self) {
+    /// Waits until the replicas have all data of the master.
+    pub(crate) async fn wait_for_replicas(&self) {
         let info = ["info", "replication"];
-        self.until(&self.ports[1], &info, "master_link_status:up")
-            .await;
+        for port in &self.ports[1..DATA_SERVERS] {
+            self.until(port, &info, "master_link_status:up").await;
+        }
     }
 
     /// Repeats a command of a server until its answer contains `wanted`.

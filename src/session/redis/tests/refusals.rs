@@ -129,7 +129,7 @@ async fn f_12_a_server_that_became_a_replica_is_left() {
 async fn f_12_passwords_and_rights_are_checked_and_a_new_password_is_read_again() {
     let (server, fixture) = (Server::start(&[]), Fixture::memory());
     let mut settings = server.settings();
-    let rights = format!("~{0}* &{0}*", settings.prefix);
+    let rights = format!("~{0}* resetchannels &{0}*", settings.prefix);
     let rights: Vec<_> = rights.split(' ').collect();
     let user = |password: &str| {
         let mut arguments = vec!["ACL", "SETUSER", "gateway", "on", "resetpass", password];
@@ -193,15 +193,7 @@ async fn f_12_passwords_and_rights_are_checked_and_a_new_password_is_read_again(
 
 #[tokio::test]
 async fn a_node_of_a_cluster_is_refused_at_the_start() {
-    let options = [
-        "--cluster-enabled",
-        "yes",
-        "--port",
-        "0",
-        "--cluster-port",
-        "0",
-    ];
-    let server = Server::start(&options);
+    let server = Server::start(&["--cluster-enabled", "yes"]);
     let refused = try_start(&server.settings(), &Fixture::memory());
     let refused = crate::telemetry::chain(&refused.map(drop).unwrap_err());
     assert!(refused.contains("Redis Cluster"), "{refused}");
