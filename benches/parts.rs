@@ -353,6 +353,7 @@ fn redeem(runtime: &Runtime, provider: &Provider) -> Grant {
         redirect_uri: "https://app.example.com/oauth2/callback",
         begun_at: clock.now(),
         max_age: None,
+        replicas: std::num::NonZeroU32::MIN,
     };
     let grant = runtime.block_on(provider.redeem(redemption, &clock));
     grant.expect("a grant")

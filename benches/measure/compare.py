@@ -213,14 +213,15 @@ def medians(pairs):
 
 
 def compared(names):
-    """All proxies compared with nginx, Sidegate compared with all proxies, and the proxies that ask Sidegate compared
-    with their alternatives."""
+    """All proxies compared with nginx, Sidegate compared with all proxies, and the proxies that ask Sidegate and the
+    proxies with sessions in Redis compared with their alternatives."""
     others = sorted(names - {"nginx"})
     if "nginx" in names:
         yield from ((name, "nginx") for name in others)
     if "sidegate" in names:
         yield from (("sidegate", name) for name in others if name != "sidegate")
-    yield from (pair for pair in peers.AUTH_CHECKS if names.issuperset(pair))
+    pairs = peers.AUTH_CHECKS + peers.STORES
+    yield from (pair for pair in pairs if names.issuperset(pair))
 
 
 def median_of(slices):

@@ -233,6 +233,30 @@ def sidegate(setting):
     return Peer("sidegate", port, [process], signs_in=True, token_field="authorization")
 
 
+def start_redis(setting, name):
+    """A server without persistence. Returns the process and its port."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1"]
+    return setting.start(name, [*command, "--save", "", "--appendonly", "no"], port), port
+
+
+def sidegate_redis(setting):
+    """Sidegate with the sessions in Redis on this machine."""
+    stage, port = setting.stage, free_port()
+    redis, redis_port = start_redis(setting, "redis_of_sidegate")
+    keys = stage.write("sidegate-keys", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n")
+    store = (
+        f'[session.store.redis]\nurls = ["redis://127.0.0.1:{redis_port}"]\n'
+        f'[login]\nstate_key_file = "{keys}"\n'
+    )
+    settings = stage.settings(port, f"http://{setting.app}") + store
+    file = stage.write("sidegate-redis.toml", settings)
+    process = setting.start("sidegate_redis", [stage.program, "run", "--config", file], port)
+    return Peer(
+        "sidegate_redis", port, [process, redis], signs_in=True, token_field="authorization"
+    )
+
+
 def sidegate_tls(setting):
     stage, port = setting.stage, free_port()
     tls = f'certificate_file = "{setting.certificate}"\nkey_file = "{setting.key}"\n'
@@ -506,9 +530,8 @@ def oauth2_proxy(setting):
 
 def oauth2_proxy_redis(setting):
     """oauth2-proxy as the proxy, with the session in Redis on this machine."""
-    port, redis_port = free_port(), free_port()
-    command = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1"]
-    redis = setting.start("redis", [*command, "--save", "", "--appendonly", "no"], redis_port)
+    port = free_port()
+    redis, redis_port = start_redis(setting, "redis")
     more = (
         'session_store_type = "redis"\n'
         f'redis_connection_url = "redis://127.0.0.1:{redis_port}"\n'
@@ -571,6 +594,9 @@ class Kind:
 KINDS = {
     "nginx": Kind("nginx without authentication", nginx, "nginx", ("nginx", "-v")),
     "sidegate": Kind("Sidegate", sidegate, "", ()),
+    "sidegate_redis": Kind(
+        "Sidegate, Redis session", sidegate_redis, "redis-server", ("redis-server", "--version")
+    ),
     "haproxy": Kind("haproxy without authentication", haproxy, "haproxy", ("haproxy", "-v")),
     "nginx_auth_request": Kind(
         "nginx + auth_request, empty responder", nginx_auth_request, "nginx", ("nginx", "-v")
@@ -607,6 +633,9 @@ AUTH_CHECKS = (
     ("nginx_sidegate", "nginx_auth_request"),
     ("envoy_sidegate", "envoy_oauth2"),
 )
+
+# The proxies with sessions in Redis.
+STORES = (("sidegate_redis", "oauth2_proxy_redis"),)
 
 # The program of these proxies is in a package of Python.
 ENVOYS = ("envoy_oauth2", "envoy_sidegate")

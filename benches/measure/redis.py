@@ -8,7 +8,7 @@ from .stage import Wrong, free_port
 
 # Parts of commands that no request waits for: heartbeats, the clock, the sweep of unused sessions, the report of last
 # uses (GT). ZSCORE is in one write with the GET of the same session.
-BACKGROUND = ("heartbeat:", "sidegate:{r", "MONITOR", '"ZCARD"', '"TIME"', "ZRANGEBYSCORE", "'GT'", '"ZSCORE"')
+BACKGROUND = ("heartbeat:", "sidegate:{r", "MONITOR", '"ZCARD"', '"TIME"', "ZRANGEBYSCORE", "'GT'", '"PUBSUB"', '"ZSCORE"')
 
 
 class Client:
