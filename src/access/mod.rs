@@ -110,8 +110,8 @@ pub(crate) use self::route_settings::OnRefusal;
 pub use self::route_settings::RouteSettings;
 use self::route_table::WorkerRoutes;
 pub use self::route_table::{RouteError, RouteTable};
-pub(crate) use self::rule::KnownClaims;
 use self::rule::Verdict;
+pub(crate) use self::rule::{KnownClaims, email_domain};
 use self::signed::SignedAssertions;
 pub use self::static_answer::AnswerError;
 #[cfg(test)]

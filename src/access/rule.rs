@@ -127,7 +127,7 @@ impl Domains {
         let name = below
             .and_then(|rest| rest.strip_prefix('.'))
             .unwrap_or(text);
-        if !name.contains('*') && address(&format!("a@{name}")).is_some() {
+        if !name.contains('*') && email_domain(&format!("a@{name}")).is_some() {
             let lower = |text: &str| text.to_ascii_lowercase().into();
             return Ok(
                 below.map_or_else(|| Self::One(lower(name)), |rest| Self::Below(lower(rest)))
@@ -221,7 +221,7 @@ impl AnyOf {
 
 /// Checks an entry of the list `emails`.
 fn check_email(email: &str) -> Result<(), String> {
-    if address(email).is_some() && !email.contains('*') {
+    if email_domain(email).is_some() && !email.contains('*') {
         return Ok(());
     }
     let advice = match email.rsplit_once('@') {
@@ -354,7 +354,7 @@ impl AnyOf {
     fn entry_of_email(&self, identity: &Identity) -> Option<Entry<'_>> {
         let verified = identity.verified_email()?;
         let email = verified.as_str().to_ascii_lowercase();
-        let domain = address(&email)?;
+        let domain = email_domain(&email)?;
         if let Some(listed) = self.emails.iter().find(|listed| ***listed == *email) {
             return Some(Entry::Email(listed));
         }
@@ -376,7 +376,7 @@ pub(super) enum Entry<'a> {
 /// Returns the domain of an email address, or `None` if the address cannot be compared safely. A
 /// safe email address consists of ASCII characters and has exactly one `@`, no quotes and no
 /// trailing dot.
-fn address(email: &str) -> Option<&str> {
+pub(crate) fn email_domain(email: &str) -> Option<&str> {
     let (local, domain) = email.split_once('@')?;
     let plain = |text: &str| {
         // If an address contains quotes, comments or literals (RFC 5322), an app may read it as the

@@ -17,7 +17,7 @@ use url::form_urlencoded;
 
 use super::page::add_security_fields;
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain};
-use crate::access::{Decision, Recent};
+use crate::access::{Decision, Recent, email_domain};
 use crate::identity::{Claim, GroupsForm, Identity};
 use crate::target::Target;
 use crate::telemetry::DecisionLabel;
@@ -126,12 +126,14 @@ fn permitted(identity: &Identity) -> Response<Body> {
 /// Compares the user with the lists in the query: `allowed_groups`, `allowed_emails` and
 /// `allowed_email_domains`. The user must be on every list that the query contains.
 fn is_named(identity: &Identity, query: &str) -> bool {
+    // An address that cannot be compared safely is on no list.
     let email = identity.verified_email().map(Claim::as_str);
+    let email = email.filter(|email| email_domain(email).is_some());
     let email = email.map(str::to_ascii_lowercase).unwrap_or_default();
     let is_group = |entry: &str| identity.groups.iter().any(|group| group.as_str() == entry);
     let is_email = |entry: &str| entry.eq_ignore_ascii_case(&email);
     let is_domain = |entry: &str| {
-        let (_, domain) = email.rsplit_once('@').unwrap_or_default();
+        let domain = email_domain(&email).unwrap_or_default();
         let entry = entry.to_ascii_lowercase();
         let parent = entry.strip_prefix('*').unwrap_or(&entry);
         if parent.starts_with('.') {

@@ -75,6 +75,30 @@ async fn the_lists_in_the_query_restrict_the_users() {
 }
 
 #[tokio::test]
+async fn adv_cve_2026_40574_only_a_plain_address_is_on_a_list() {
+    let scene = scene("[[routes]]\nprefix = \"/\"\n").await;
+    for email in [
+        "attacker@evil.test@example.com",
+        "\"attacker@evil.test\"@example.com",
+        "a@example.com.",
+        "a,b@example.com",
+        "@example.com",
+        "example.com",
+    ] {
+        scene.provider.user_members(json!({ "email": email }));
+        let browser = scene.signed_in("alice").await;
+        assert_eq!(ask(&browser, "").await.status, 202, "{email}");
+        for list in [
+            "?allowed_email_domains=example.com".to_owned(),
+            "?allowed_email_domains=*.com".to_owned(),
+            format!("?allowed_emails={email}"),
+        ] {
+            assert_eq!(ask(&browser, &list).await.status, 403, "{email} {list}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_unverified_address_is_on_no_list_and_in_no_field() {
     let scene = scene("[[routes]]\nprefix = \"/\"\n").await;
     scene
