@@ -1,5 +1,6 @@
 //! A TCP forwarder between a gateway and another server, such as its session store. A test can block
-//! the forwarder, as if a firewall dropped every packet, or can cut its connections.
+//! the forwarder, as if a firewall dropped every packet, can cut its connections, or can let new
+//! connections lead to another server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,8 +12,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// The state that all connections follow.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct State {
+    /// The server to which new connections lead.
+    behind: SocketAddr,
     blocked: bool,
     /// The number of times at which all connections were cut.
     cuts: usize,
@@ -36,13 +39,17 @@ impl Gate {
     pub(crate) async fn start(behind: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(watch::Sender::new(State::default()));
+        let state = Arc::new(watch::Sender::new(State {
+            behind,
+            blocked: false,
+            cuts: 0,
+        }));
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _peer)) = listener.accept().await {
                 let state = shared.subscribe();
-                connections.spawn(forward(stream, behind, state));
+                connections.spawn(forward(stream, state));
             }
         });
         Self {
@@ -66,18 +73,23 @@ impl Gate {
         self.state.send_modify(|state| state.blocked = false);
     }
 
+    /// Lets new connections lead to another server. Open connections stay open.
+    pub(crate) fn redirect(&self, behind: SocketAddr) {
+        self.state.send_modify(|state| state.behind = behind);
+    }
+
     /// Closes all connections.
     pub(crate) fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
 }
 
-async fn forward(stream: TcpStream, behind: SocketAddr, mut state: watch::Receiver<State>) {
+async fn forward(stream: TcpStream, mut state: watch::Receiver<State>) {
     let cuts = state.borrow().cuts;
     let mut cut = state.clone();
     let both_ways = async {
         // A blocked forwarder accepts the connection and then says nothing.
-        state.wait_for(|state| !state.blocked).await.ok()?;
+        let behind = state.wait_for(|state| !state.blocked).await.ok()?.behind;
         let server = TcpStream::connect(behind).await.ok()?;
         let (from_client, to_client) = stream.into_split();
         let (from_server, to_server) = server.into_split();

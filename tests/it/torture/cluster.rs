@@ -2,7 +2,7 @@
 //! store.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::replica::Replica;
@@ -11,7 +11,7 @@ use crate::support::gate::Gate;
 use crate::support::gateway::{Process, Settings};
 use crate::support::program::free_address;
 use crate::support::provider::CANARY;
-use crate::support::redis::Redis;
+use crate::support::redis::{Redis, free_port};
 use crate::support::scene::ORIGIN;
 use crate::support::torture::app::TokenApp;
 use crate::support::torture::server::TortureProvider;
@@ -37,7 +37,9 @@ pub(super) struct Gateway {
 /// The processes and their store.
 pub(super) struct Cluster {
     pub(super) gateways: Vec<Gateway>,
+    /// The master and its replica. They change their roles at a failover.
     pub(super) store: Redis,
+    replica: Redis,
 }
 
 impl Cluster {
@@ -45,7 +47,12 @@ impl Cluster {
     pub(super) async fn start(providers: &[TortureProvider], app: &TokenApp) -> Self {
         let address: SocketAddr = free_address().parse().unwrap();
         let port = address.port().to_string();
-        let store = Redis::start(&["--bind", "127.0.0.1", "--port", &port]).await;
+        let store = start_server(&port, &[]).await;
+        let (replica_port, of_master) = (free_port(), ["--replicaof", "127.0.0.1", &port]);
+        let replica = start_server(&replica_port, &of_master).await;
+        replica
+            .until(&["info", "replication"], "master_link_status:up")
+            .await;
         let mut gateways = Vec::new();
         for process in 0..REPLICAS {
             let gate = Gate::start(address).await;
@@ -56,7 +63,27 @@ impl Cluster {
                 old_logs: String::new(),
             });
         }
-        Self { gateways, store }
+        Self {
+            gateways,
+            store,
+            replica,
+        }
+    }
+
+    /// Makes the replica of the store the new master. The connections to the old master stay open, and
+    /// the old master refuses changes.
+    pub(super) async fn fail_over(&mut self) {
+        assert_eq!(self.store.command(&["failover"]).await, "OK");
+        self.replica.until(&["role"], "master").await;
+        let port = self.replica.command(&["config", "get", "port"]).await;
+        let port = port.lines().last().unwrap().parse().unwrap();
+        for gateway in &self.gateways {
+            gateway.gate.redirect((Ipv4Addr::LOCALHOST, port).into());
+        }
+        std::mem::swap(&mut self.store, &mut self.replica);
+        self.replica
+            .until(&["info", "replication"], "master_link_status:up")
+            .await;
     }
 
     /// The processes as the visitors see them.
@@ -101,6 +128,12 @@ impl Gateway {
         self.old_logs.push_str(&self.process.log());
         self.process.restart().await;
     }
+}
+
+async fn start_server(port: &str, options: &[&str]) -> Redis {
+    let common = ["--bind", "127.0.0.1", "--port", port];
+    let replication = ["--repl-diskless-sync-delay", "0"];
+    Redis::start(&[&common[..], &replication, options].concat()).await
 }
 
 fn settings(

@@ -53,18 +53,21 @@ enum Incident {
     StoreCut,
     /// The store is stopped, for all processes.
     StoreStopped,
+    /// Another server of the store becomes the master.
+    Failover,
     /// A provider refuses connections.
     ProviderGone,
 }
 
 impl Incident {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Killed,
         Self::StoreBlocked,
         Self::ProviderGone,
         Self::Stopped,
         Self::StoreCut,
         Self::StoreStopped,
+        Self::Failover,
     ];
 
     fn name(self) -> &'static str {
@@ -74,6 +77,7 @@ impl Incident {
             Self::StoreBlocked => "store unreachable for one process",
             Self::StoreCut => "connections to the store cut",
             Self::StoreStopped => "store stopped",
+            Self::Failover => "failover of the store",
             Self::ProviderGone => "provider gone",
         }
     }
@@ -92,7 +96,10 @@ impl Machines {
     /// Causes a fault and repairs it. `chosen` selects the process or the provider.
     async fn suffer(&mut self, incident: Incident, chosen: usize, setup: &Setup) {
         let concerns_store = match incident {
-            Incident::StoreBlocked | Incident::StoreCut | Incident::StoreStopped => true,
+            Incident::StoreBlocked
+            | Incident::StoreCut
+            | Incident::StoreStopped
+            | Incident::Failover => true,
             Incident::Killed | Incident::Stopped | Incident::ProviderGone => false,
         };
         if concerns_store {
@@ -135,6 +142,7 @@ impl Machines {
                 tokio::time::sleep(STORE_STOPPED).await;
                 self.cluster.store.signal("CONT").await;
             }
+            Incident::Failover => self.cluster.fail_over().await,
             Incident::ProviderGone => {
                 let place = chosen % self.providers.len();
                 self.providers[place].is_gone_for(OUTAGE).await;
