@@ -1,7 +1,7 @@
-//! Handles an app's refusal of a token that the gateway considers valid.
+//! Handles an app's refusal of an access token.
 //!
-//! The token may have been revoked, or a refresh during the request may have made the token
-//! invalid. A request is sent again only once, only after the app has refused the request, and only
+//! The token may have been revoked, it may have expired during the request, or a refresh during the
+//! request may have made it invalid. A request is sent again only once, only after the app has refused the request, and only
 //! with a different token.
 
 use std::rc::Rc;
@@ -72,7 +72,7 @@ impl Access {
     /// the gateway sends the kept request again or lets the user sign in again.
     ///
     /// On a route that forwards refusals to the browser, the gateway sends a request again only if
-    /// the session was refreshed during the request. If a route of the site uses
+    /// the session was refreshed, or its token has expired, during the request. If a route of the site uses
     /// `refresh_and_retry`, a refresh can start at any time. If no route uses `refresh_and_retry`,
     /// a refresh starts only when the refresh is due. A client can send an incomplete body slowly,
     /// so a refresh can become due during the request. The deadline for the answer begins again

@@ -331,6 +331,7 @@ impl Refresher {
             tokens: session.tokens(),
             identity: session.identity(),
             latest,
+            replicas: self.sessions.replicas(),
         };
         let answered = provider.refresh(&refreshing, &self.clock).await;
         let sent = |unrefreshed: &RefreshError| unrefreshed.error.class().sent;

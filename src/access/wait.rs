@@ -122,8 +122,8 @@ impl Wait {
 impl Access {
     /// Waits for the result of a refresh until `deadline`. If the provider or the store has answered
     /// late, the new token may have expired already, so this function then waits for one more
-    /// refresh. The second token is used even if it has expired, because some providers state a
-    /// lifetime that is too short.
+    /// refresh. If this refresh also returns an expired token, or fails, the newest token is used:
+    /// some providers state a lifetime that is too short.
     ///
     /// # Cancel safety
     ///
@@ -139,7 +139,10 @@ impl Access {
         match &outcome {
             Outcome::Renewed(session) if session.tokens().can_replace_expired(now) => {
                 match self.refresher.join(session, now, self.max_wait) {
-                    Ok(waiter) => wait_for(waiter, deadline, clock).await,
+                    Ok(waiter) => match wait_for(waiter, deadline, clock).await {
+                        Outcome::Failed(_) => outcome,
+                        second @ (Outcome::Renewed(_) | Outcome::Ended) => second,
+                    },
                     Err(_long_pause) => outcome,
                 }
             }

@@ -78,8 +78,30 @@ pub(super) fn forbidden(
 /// Creates the answer for a user whose session exists but cannot be used now. In a browser, the
 /// page reloads itself.
 pub(super) fn unavailable(
+    requested: (&RequestContext, &OwnPaths),
+    unavailable: &Unavailable,
+) -> Response<Body> {
+    let unsent = "The app did not get what you sent. Send it again in a moment.";
+    session_unavailable(requested, unavailable, unsent)
+}
+
+/// Creates the answer to a request that the app has refused because the access token has expired, if
+/// no newer token can be obtained now.
+pub(super) fn refused_and_unavailable(
+    requested: (&RequestContext, &OwnPaths),
+    unavailable: &Unavailable,
+) -> Response<Body> {
+    let refused = "The app refused what you sent, because your session had to be renewed. Send it again \
+                   in a moment.";
+    session_unavailable(requested, unavailable, refused)
+}
+
+/// Creates the answer to a request whose session cannot be used now. `unsafe_method` is the text for
+/// a request that may change something at the app.
+fn session_unavailable(
     (context, own): (&RequestContext, &OwnPaths),
     unavailable: &Unavailable,
+    unsafe_method: &str,
 ) -> Response<Body> {
     let (title, text) = match unavailable.location {
         FailureLocation::Provider => (
@@ -95,7 +117,7 @@ pub(super) fn unavailable(
     let mut page =
         Page::new(StatusCode::SERVICE_UNAVAILABLE, title, text).with_reason(unavailable.reason);
     if !context.parts.method.is_safe() {
-        page = page.paragraph("The app did not get what you sent. Send it again in a moment.");
+        page = page.paragraph(unsafe_method);
     }
     // The pause before a retry is rounded up to whole seconds.
     let whole = Duration::from_secs(unavailable.retry_after.as_secs());

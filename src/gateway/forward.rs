@@ -361,7 +361,8 @@ impl<'p> InFlight<'p> {
                     drop(answer);
                     context.parts.headers = head.into_parts().headers;
                     self.record.reason = Some(unavailable.reason);
-                    explain::unavailable((&context, self.record.site().own()), &unavailable)
+                    let own = self.record.site().own();
+                    explain::refused_and_unavailable((&context, own), &unavailable)
                 }
                 (
                     Recovery::Pass

@@ -122,6 +122,7 @@ impl Login {
             redirect_uri,
             begun_at: pending.details().issued_at,
             max_age: pending.details().prompt.max_age(),
+            replicas: self.process.sessions.replicas(),
         };
         let redeemed = provider.redeem(redemption, &self.process.clock).await;
         let duration = self

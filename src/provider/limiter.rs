@@ -3,6 +3,8 @@
 //! Providers limit the calls from each address, and all users of a gateway share the address of the
 //! gateway. The limiter refuses calls that the provider would refuse, and returns the time until
 //! the next call is allowed. A part of the allowed calls is reserved for logins.
+//!
+//! Replicas that share a session store divide the allowed calls among themselves.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -25,8 +27,6 @@ const MAX_PAUSE: Duration = Duration::from_mins(5);
 pub(super) struct Limiter {
     /// The maximum number of calls per minute.
     calls: usize,
-    /// The number of calls per minute that are reserved for logins.
-    reserve: usize,
     calls_made: Arc<CallsMade>,
 }
 
@@ -53,7 +53,6 @@ impl Limiter {
         let calls = usize::try_from(calls.get()).unwrap_or(usize::MAX);
         Self {
             calls,
-            reserve: calls.div_ceil(5),
             calls_made: Arc::default(),
         }
     }
@@ -64,13 +63,22 @@ impl Limiter {
         self.calls_made = Arc::clone(&predecessor.calls_made);
     }
 
-    /// Counts one call, or returns how long the caller has to wait before the next call.
-    pub(super) fn take(&self, grant: GrantType, now: Timestamp) -> Result<(), Duration> {
+    /// Counts one call, or returns how long the caller has to wait before the next call. `replicas`
+    /// processes share the limit, and each of them may make the same part of the calls.
+    pub(super) fn take(
+        &self,
+        grant: GrantType,
+        replicas: NonZeroU32,
+        now: Timestamp,
+    ) -> Result<(), Duration> {
+        let replicas = usize::try_from(replicas.get()).unwrap_or(usize::MAX);
+        // Without the minimum, the users of a replica could not sign in at all.
+        let own = self.calls.checked_div(replicas).unwrap_or_default().max(1);
         let calls = match grant {
-            GrantType::AuthorizationCode => self.calls,
-            // If only one call per minute is allowed, the call is not reserved for logins, because
-            // refreshes also need the call.
-            GrantType::RefreshToken => self.calls.saturating_sub(self.reserve).max(1),
+            GrantType::AuthorizationCode => own,
+            // A part is reserved for logins. If only one call per minute is allowed, the call is not
+            // reserved, because refreshes also need the call.
+            GrantType::RefreshToken => own.saturating_sub(own.div_ceil(5)).max(1),
         };
         let mut state = self.state();
         let pause = state.paused_until.since(now);
@@ -130,7 +138,7 @@ mod tests {
         let (before, clock) = limiter(50);
         let taken = |limiter: &Limiter, most: usize| {
             let calls = 0..most;
-            let made = calls.filter(|_| limiter.take(LOGIN, clock.now()).is_ok());
+            let made = calls.filter(|_| limiter.take(LOGIN, ALONE, clock.now()).is_ok());
             made.count()
         };
         assert_eq!(taken(&before, 40), 40);
@@ -145,9 +153,11 @@ mod tests {
         // A pause of the old `Provider` also applies to the new `Provider`.
         before.pause(clock.now(), MINUTE * 2);
         clock.advance(MINUTE);
-        assert_eq!(slower.take(LOGIN, clock.now()), Err(MINUTE));
+        assert_eq!(slower.take(LOGIN, ALONE, clock.now()), Err(MINUTE));
     }
 
+    /// The number of processes.
+    const ALONE: NonZeroU32 = NonZeroU32::MIN;
     const LOGIN: GrantType = GrantType::AuthorizationCode;
     const REFRESH: GrantType = GrantType::RefreshToken;
 
@@ -160,14 +170,14 @@ mod tests {
     fn all_calls_of_a_minute_may_be_made_at_once() {
         let (limiter, clock) = limiter(50);
         for _ in 0..50 {
-            assert!(limiter.take(LOGIN, clock.now()).is_ok());
+            assert!(limiter.take(LOGIN, ALONE, clock.now()).is_ok());
         }
-        assert_eq!(limiter.take(LOGIN, clock.now()), Err(MINUTE));
+        assert_eq!(limiter.take(LOGIN, ALONE, clock.now()), Err(MINUTE));
         clock.advance(Duration::from_millis(59_999));
         let soon = Err(Duration::from_millis(1));
-        assert_eq!(limiter.take(LOGIN, clock.now()), soon);
+        assert_eq!(limiter.take(LOGIN, ALONE, clock.now()), soon);
         clock.advance(Duration::from_millis(1));
-        let many = (0..100).filter(|_| limiter.take(LOGIN, clock.now()).is_ok());
+        let many = (0..100).filter(|_| limiter.take(LOGIN, ALONE, clock.now()).is_ok());
         assert_eq!(many.count(), 50);
     }
 
@@ -180,7 +190,7 @@ mod tests {
             let mut made = Vec::new();
             let begun = clock.now();
             while clock.now().since(begun) < MINUTE * 10 {
-                if limiter.take(LOGIN, clock.now()).is_ok() {
+                if limiter.take(LOGIN, ALONE, clock.now()).is_ok() {
                     made.push(clock.now());
                 }
                 clock.advance(Duration::from_millis(every));
@@ -201,7 +211,7 @@ mod tests {
             let taken = |grant| {
                 let calls = 0..calls;
                 calls
-                    .filter(|_| limiter.take(grant, clock.now()).is_ok())
+                    .filter(|_| limiter.take(grant, ALONE, clock.now()).is_ok())
                     .count()
             };
             assert_eq!(taken(REFRESH), refreshes, "{calls}");
@@ -212,17 +222,44 @@ mod tests {
         // again. Later, the limiter also allows refreshes again.
         let (limiter, clock) = limiter(60);
         for _ in 0..60 {
-            assert!(limiter.take(LOGIN, clock.now()).is_ok());
+            assert!(limiter.take(LOGIN, ALONE, clock.now()).is_ok());
             clock.advance(Duration::from_millis(500));
         }
-        let wait = |grant| limiter.take(grant, clock.now()).unwrap_err();
+        let wait = |grant| limiter.take(grant, ALONE, clock.now()).unwrap_err();
         assert_eq!(wait(LOGIN), Duration::from_secs(30));
         assert_eq!(wait(REFRESH), Duration::from_secs(36));
         clock.advance(Duration::from_secs(35));
-        assert!(limiter.take(LOGIN, clock.now()).is_ok());
+        assert!(limiter.take(LOGIN, ALONE, clock.now()).is_ok());
         // The login in the line above also counts as a call to the provider, so the next refresh
         // has to wait.
         assert_eq!(wait(REFRESH), Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn replicas_share_the_calls_of_a_minute() {
+        for (calls, replicas, logins, refreshes) in [
+            (60, 3, 20, 16),
+            (50, 3, 16, 12),
+            (2, 5, 1, 1),
+            (600, 1, 600, 480),
+        ] {
+            let (limiter, clock) = limiter(calls);
+            let replicas = NonZeroU32::new(replicas).unwrap();
+            let taken = |grant| {
+                let take = |_: &u32| limiter.take(grant, replicas, clock.now()).is_ok();
+                (0..calls).filter(take).count()
+            };
+            assert_eq!(taken(REFRESH), refreshes, "{calls} {replicas}");
+            assert_eq!(taken(LOGIN), logins - refreshes, "{calls} {replicas}");
+        }
+        // A replica that has started meanwhile takes its part.
+        let (limiter, clock) = limiter(60);
+        while limiter.take(LOGIN, ALONE, clock.now()).is_ok() {}
+        let two = NonZeroU32::new(2).unwrap();
+        assert_eq!(limiter.take(LOGIN, two, clock.now()), Err(MINUTE));
+        clock.advance(MINUTE);
+        let many = (0..100).filter(|_| limiter.take(LOGIN, two, clock.now()).is_ok());
+        assert_eq!(many.count(), 30);
     }
 
     #[test]
@@ -230,13 +267,13 @@ mod tests {
         let (limiter, clock) = limiter(600);
         limiter.pause(clock.now(), Duration::from_secs(37));
         assert_eq!(
-            limiter.take(LOGIN, clock.now()),
+            limiter.take(LOGIN, ALONE, clock.now()),
             Err(Duration::from_secs(37))
         );
         clock.advance(Duration::from_secs(37));
-        assert!(limiter.take(LOGIN, clock.now()).is_ok());
+        assert!(limiter.take(LOGIN, ALONE, clock.now()).is_ok());
         limiter.pause(clock.now(), Duration::from_hours(24));
-        assert_eq!(limiter.take(LOGIN, clock.now()), Err(MAX_PAUSE));
+        assert_eq!(limiter.take(LOGIN, ALONE, clock.now()), Err(MAX_PAUSE));
     }
 
     #[test]
@@ -244,18 +281,22 @@ mod tests {
         for back in [1, 60, 61, 86_400] {
             let (limiter, clock) = limiter(50);
             let before = clock.now();
-            while limiter.take(LOGIN, before).is_ok() {}
+            while limiter.take(LOGIN, ALONE, before).is_ok() {}
             clock.set(Timestamp::from_millis(before.as_millis() - back * 1000));
-            assert_eq!(limiter.take(LOGIN, clock.now()), Err(MINUTE), "{back}");
+            assert_eq!(
+                limiter.take(LOGIN, ALONE, clock.now()),
+                Err(MINUTE),
+                "{back}"
+            );
             clock.advance(MINUTE);
-            let many = (0..100).filter(|_| limiter.take(LOGIN, clock.now()).is_ok());
+            let many = (0..100).filter(|_| limiter.take(LOGIN, ALONE, clock.now()).is_ok());
             assert_eq!(many.count(), 50, "{back}");
         }
         // If the clock is set back during a pause, the pause ends.
         let (limiter, clock) = limiter(50);
         limiter.pause(clock.now(), MAX_PAUSE);
         clock.set(Timestamp::from_millis(1_700_000_000_000));
-        assert_eq!(limiter.take(LOGIN, clock.now()), Ok(()));
+        assert_eq!(limiter.take(LOGIN, ALONE, clock.now()), Ok(()));
     }
 
     #[test]
@@ -265,9 +306,9 @@ mod tests {
         clock.set(Timestamp::from_millis(1_700_000_000_000));
         let half_a_minute = Duration::from_secs(30);
         limiter.pause(clock.now(), half_a_minute);
-        assert_eq!(limiter.take(LOGIN, clock.now()), Err(half_a_minute));
+        assert_eq!(limiter.take(LOGIN, ALONE, clock.now()), Err(half_a_minute));
         // A shorter pause does not shorten the current pause.
         limiter.pause(clock.now(), Duration::from_secs(1));
-        assert_eq!(limiter.take(LOGIN, clock.now()), Err(half_a_minute));
+        assert_eq!(limiter.take(LOGIN, ALONE, clock.now()), Err(half_a_minute));
     }
 }

@@ -60,6 +60,7 @@ mod webhook;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,6 +127,8 @@ pub struct Redemption<'a> {
     /// The `max_age` of the authorization request, if it differs from the settings. The ID token
     /// must prove that the user has authenticated within this time.
     pub max_age: Option<Duration>,
+    /// The number of processes that share the limit of calls per minute.
+    pub replicas: NonZeroU32,
 }
 
 /// All providers, by the configured name of each provider.
@@ -408,7 +411,10 @@ impl Provider {
         // after the wait.
         let _slot = self.call_slot(GrantType::AuthorizationCode).await?;
         let requested_at = clock.now();
-        self.check_rate(GrantType::AuthorizationCode, requested_at)?;
+        self.check_rate(
+            (GrantType::AuthorizationCode, redemption.replicas),
+            requested_at,
+        )?;
         let grant = CodeGrant {
             code: &redemption.code,
             code_verifier: self.settings.pkce.then_some(&redemption.code_verifier),
@@ -483,8 +489,12 @@ impl Provider {
     }
 
     /// Checks the limit of calls per minute and counts one call.
-    fn check_rate(&self, grant: GrantType, now: Timestamp) -> Result<(), TokenCallError> {
-        let taken = self.limiter.take(grant, now);
+    fn check_rate(
+        &self,
+        (grant, replicas): (GrantType, NonZeroU32),
+        now: Timestamp,
+    ) -> Result<(), TokenCallError> {
+        let taken = self.limiter.take(grant, replicas, now);
         taken.map_err(|retry_after| TokenCallError::RateLimited { retry_after })
     }
 }

@@ -6,6 +6,7 @@
 //! decision about the session depends on the status, a well-formed `error` and the error patterns
 //! of the profile. Only a clear refusal by the provider ends a session.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -32,6 +33,8 @@ pub struct RefreshRequest<'a> {
     /// The latest time to send the request. After this time, another process may have the right to
     /// refresh the session.
     pub latest: Instant,
+    /// The number of processes that share the limit of calls per minute.
+    pub replicas: NonZeroU32,
 }
 
 /// The result of a successful refresh.
@@ -162,8 +165,7 @@ impl Provider {
         let refresh_token = request.tokens.refresh_token();
         let refresh_token = refresh_token.ok_or(TokenCallError::NoRefreshToken)?;
         let info = self.info().map_err(TokenCallError::from)?;
-        let sending = (request.latest, clock);
-        let answered = self.exchange(&info, refresh_token, sending).await?;
+        let answered = self.exchange(&info, refresh_token, request, clock).await?;
         let response = ResponseContext {
             info: &info,
             answer: &answered.answer,
@@ -182,7 +184,8 @@ impl Provider {
         &self,
         info: &ProviderInfo,
         refresh_token: &Secret<String>,
-        (latest, clock): (Instant, &Clock),
+        request: &RefreshRequest<'_>,
+        clock: &Clock,
     ) -> Result<Answered, TokenCallError> {
         let breaker_open = |retry_after| TokenCallError::BreakerOpen { retry_after };
         // If the breaker is open, the function returns an error and does not wait for a slot. The
@@ -190,11 +193,11 @@ impl Provider {
         self.breaker.check(clock.now()).map_err(breaker_open)?;
         let _slot = self.call_slot(GrantType::RefreshToken).await?;
         // The process may also have been stopped for a while.
-        if clock.instant() > latest {
+        if clock.instant() > request.latest {
             return Err(TokenCallError::Busy);
         }
         let requested_at = clock.now();
-        self.check_rate(GrantType::RefreshToken, requested_at)?;
+        self.check_rate((GrantType::RefreshToken, request.replicas), requested_at)?;
         let (uri, client_auth) = (info.token.uri(), &info.client_auth);
         let request = self
             .format

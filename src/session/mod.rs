@@ -65,6 +65,7 @@ mod stored;
 mod survey;
 mod uses;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -433,6 +434,12 @@ impl Sessions {
     /// Returns the number of all sessions in the store.
     pub fn count(&self) -> u64 {
         self.store.count()
+    }
+
+    /// Returns the number of processes that share the store. They share the limits of the calls to
+    /// each provider.
+    pub(crate) fn replicas(&self) -> NonZeroU32 {
+        self.store.replicas()
     }
 
     /// Returns the number of sessions that the cache has evicted because the cache was full.

@@ -7,6 +7,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -77,6 +78,11 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the number of sessions.
     fn count(&self) -> u64;
+
+    /// Returns the number of processes that share the store.
+    fn replicas(&self) -> NonZeroU32 {
+        NonZeroU32::MIN
+    }
 
     /// Reads a session. This method must not put the session into the cache. Only
     /// [`super::cache::ReadGuard::finish`] may add a session to the cache after the session was

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -73,6 +74,7 @@ pub struct Metrics {
     sessions: Gauge,
     pushed_out: Counter,
     store_up: Gauge,
+    store_replicas: Gauge,
     sites: Gauge,
     reloads: Family<Labels, Counter>,
     last_reload_successful: Gauge,
@@ -111,6 +113,7 @@ impl Default for Metrics {
             sessions: Gauge::default(),
             pushed_out: Counter::default(),
             store_up: Gauge::default(),
+            store_replicas: Gauge::default(),
             sites: Gauge::default(),
             reloads: Family::default(),
             last_reload_successful: Gauge::default(),
@@ -158,13 +161,6 @@ impl Metrics {
         registry.register("groups_left_out", left_out, self.groups_left_out.clone());
         let refreshing = "Refreshes in progress, including those that wait for a retry";
         registry.register("refreshes_under_way", refreshing, self.refreshing.clone());
-        registry.register("sessions", "Open sessions", self.sessions.clone());
-        let pushed_out = "Sessions that were pushed out since the start because memory was full";
-        registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
-        let store_up = "1 if the session store answers and accepts changes, otherwise 0";
-        registry.register("session_store_up", store_up, self.store_up.clone());
-        // The control plane corrects the value within a second after the start.
-        self.store_up.set(1);
         let sites = "Versions of the settings in use: the current one, and older ones with unfinished \
                      requests";
         registry.register("sites", sites, self.sites.clone());
@@ -178,7 +174,27 @@ impl Metrics {
             self.last_reload_successful.clone(),
         );
         self.last_reload_successful.set(1);
+        self.register_sessions();
         self.register_exchanges();
+    }
+
+    /// Registers the metrics about sessions and their store.
+    fn register_sessions(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("sessions", "Open sessions", self.sessions.clone());
+        let pushed_out = "Sessions that were pushed out since the start because memory was full";
+        registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
+        let store_up = "1 if the session store answers and accepts changes, otherwise 0";
+        registry.register("session_store_up", store_up, self.store_up.clone());
+        let replicas = "Processes that share the session store";
+        registry.register(
+            "session_store_replicas",
+            replicas,
+            self.store_replicas.clone(),
+        );
+        // The control plane corrects these values within a second after the start.
+        self.store_up.set(1);
+        self.store_replicas.set(1);
     }
 
     /// Registers the metrics about streams, evictions, broken answers, waiting requests and
@@ -249,7 +265,7 @@ impl Metrics {
     }
 
     /// Counts an answer in which an app refuses a token. The label states what the gateway did with
-    /// the answer: `passed`, `retried` or `relogin`.
+    /// the answer: `passed`, `retried`, `relogin` or `unavailable`.
     pub(crate) fn refused_token(&self, route: &str, outcome: &'static str) {
         let labels = vec![
             ("route", route.to_owned().into()),
@@ -351,9 +367,11 @@ impl Metrics {
         self.pushed_out.inner().store(pushed_out, Ordering::Relaxed);
     }
 
-    /// Sets whether the session store answers and accepts changes.
-    pub(crate) fn session_store(&self, is_up: bool) {
+    /// Sets whether the session store answers and accepts changes, and the number of processes that
+    /// share the store.
+    pub(crate) fn session_store(&self, is_up: bool, replicas: NonZeroU32) {
         self.store_up.set(i64::from(is_up));
+        self.store_replicas.set(i64::from(replicas.get()));
     }
 
     /// Returns all metrics in the `OpenMetrics` text format.

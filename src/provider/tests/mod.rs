@@ -23,6 +23,7 @@ mod variables;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -292,6 +293,7 @@ async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, Exchange
         redirect_uri: REDIRECT_URI,
         begun_at: NOW,
         max_age: None,
+        replicas: NonZeroU32::MIN,
     };
     provider.redeem(redemption, clock).await
 }

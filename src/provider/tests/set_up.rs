@@ -429,7 +429,7 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     let before = Arc::new(renewed("op", limited));
     let code = GrantType::AuthorizationCode;
     for _ in 0..5 {
-        before.check_rate(code, NOW).unwrap();
+        before.check_rate((code, NonZeroU32::MIN), NOW).unwrap();
     }
     // One call fails, and the provider asks for a pause of nine seconds.
     let attempt = before.breaker.admit(NOW).unwrap();
@@ -440,7 +440,7 @@ fn d_26_a_reload_does_not_raise_the_call_rate() {
     let after = renewed("op", &changed).replacing(&before);
     let reason = |provider: &Provider| {
         provider
-            .check_rate(code, NOW)
+            .check_rate((code, NonZeroU32::MIN), NOW)
             .map_err(|error| error.reason())
     };
     assert_eq!(reason(&after), Err("token_calls_limited"));

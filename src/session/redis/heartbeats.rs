@@ -1,16 +1,21 @@
 //! The heartbeats of a connection, and the messages that the server sends.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::{PushInfo, PushKind, RedisError, Value};
+use redis::{Cmd, PushInfo, PushKind, RedisError, Value};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::commands::Commands;
+use super::error::{Meaning, meaning};
 use super::event::Message;
 use crate::clock::{Clock, Timestamp};
 use crate::session::cache::Event;
+use crate::telemetry::chain;
 
 /// A message of the connection to the task that watches over the connection.
 #[derive(Debug)]
@@ -57,8 +62,8 @@ impl Heartbeats {
         self.number
     }
 
-    /// If this heartbeat is late, this process did not run for a while, and has not read the answers
-    /// of the server. This time does not count as a silence of the server.
+    /// A late heartbeat means that this task did not run for a while, and has not read the answers of
+    /// the server. This time does not count as a silence of the server.
     fn forgive_delay(&mut self, now: Instant) {
         let Some(last) = self.last else { return };
         let delay = now
@@ -95,6 +100,99 @@ impl Heartbeats {
 }
 
 impl Shared {
+    /// Sends a heartbeat. The server counts the sessions and the replicas, and checks that it may
+    /// still accept writes.
+    pub(super) fn beat(
+        self: &Arc<Self>,
+        mut commands: Commands,
+        number: u64,
+        signals: mpsc::UnboundedSender<Signal>,
+    ) {
+        let mut beat = redis::pipe();
+        beat.ignore_errors()
+            .cmd("PUBLISH")
+            .arg(self.names.heartbeats())
+            .arg(number.to_be_bytes().as_slice())
+            .cmd("ZCARD")
+            .arg(self.names.index())
+            .add_command(self.presence())
+            .cmd("PUBSUB")
+            .arg("NUMSUB")
+            .arg(self.names.events());
+        let shared = Arc::clone(self);
+        let beating = async move {
+            let answers: Result<Vec<Result<Value, RedisError>>, _> =
+                beat.query_async(&mut commands).await;
+            let error = match answers {
+                Ok(answers) => {
+                    if let Some(Ok(Value::Int(count))) = answers.get(1) {
+                        shared.note_count(*count);
+                    }
+                    shared.note_replicas(answers.get(3));
+                    shared.note_write(answers.get(2))
+                }
+                Err(error) => Some(error),
+            };
+            let signal = match error {
+                Some(error) if error.is_timeout() => return,
+                Some(error) => match meaning(&error) {
+                    Meaning::Busy => Signal::Busy(error),
+                    Meaning::Reconnect => Signal::Lost(error),
+                    Meaning::Refused => return,
+                },
+                None => return,
+            };
+            // The receiver is closed if the connection was already replaced.
+            drop(signals.send(signal));
+        };
+        tokio::spawn(beating);
+    }
+
+    /// Looks at the answer to the write of a heartbeat. Returns the error if there is one.
+    fn note_write(&self, answer: Option<&Result<Value, RedisError>>) -> Option<RedisError> {
+        match answer? {
+            Ok(_) => {
+                self.alarm.accepted();
+                None
+            }
+            Err(error) => {
+                if meaning(error) == Meaning::Refused {
+                    self.alarm.refused(&chain(error));
+                }
+                Some(error.clone())
+            }
+        }
+    }
+
+    pub(super) fn note_count(&self, count: i64) {
+        if let Ok(count) = u64::try_from(count) {
+            self.count.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes the number of replicas: the number of connections that get the messages about changes.
+    fn note_replicas(&self, answer: Option<&Result<Value, RedisError>>) {
+        // The answer contains the name of the channel and the number.
+        if let Some(Ok(Value::Array(answer))) = answer
+            && let Some(Value::Int(replicas)) = answer.last()
+            && let Ok(replicas) = u32::try_from(*replicas)
+        {
+            self.replicas.store(replicas, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the command that shows that this replica is running.
+    pub(super) fn presence(&self) -> Cmd {
+        let lifetime = self.settings.coherence.saturating_mul(60);
+        let mut command = redis::cmd("SET");
+        command
+            .arg(self.names.presence())
+            .arg("")
+            .arg("PX")
+            .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
+        command
+    }
+
     /// Handles a message of the server. The connection calls this function in the order in which the
     /// server has sent the messages and the answers to commands.
     #[expect(

@@ -1,6 +1,7 @@
 //! The interface of the store: each call runs as a task on the thread of the replica, so a change that
 //! was asked for happens even if nobody waits for it.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -61,6 +62,11 @@ impl Store for RedisStore {
 
     fn count(&self) -> u64 {
         self.shared.count.load(Ordering::Relaxed)
+    }
+
+    fn replicas(&self) -> NonZeroU32 {
+        let replicas = self.shared.replicas.load(Ordering::Relaxed);
+        NonZeroU32::new(replicas).unwrap_or(NonZeroU32::MIN)
     }
 
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>> {

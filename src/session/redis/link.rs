@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -26,7 +26,6 @@ use super::heartbeats::{Heartbeats, Signal};
 use crate::clock::Timestamp;
 use crate::session::StoreError;
 use crate::session::cache::Event;
-use crate::telemetry::chain;
 
 /// The pause after the first failed attempt to connect. Each further failure doubles the pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -245,18 +244,6 @@ impl Shared {
         }
     }
 
-    /// Returns the command that shows that this replica is running.
-    fn presence(&self) -> Cmd {
-        let lifetime = self.settings.coherence.saturating_mul(60);
-        let mut command = redis::cmd("SET");
-        command
-            .arg(self.names.presence())
-            .arg("")
-            .arg("PX")
-            .arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
-        command
-    }
-
     /// Reads the clock of the server.
     async fn look_at_clock(&self, commands: &mut Commands) -> Result<(), RedisError> {
         let before = self.clock.now();
@@ -410,71 +397,6 @@ impl Shared {
             sent.plus(self.silence())
         };
         self.cache.coherence().set_until(until);
-    }
-
-    /// Sends a heartbeat. The server counts the sessions and checks that it may still accept writes.
-    fn beat(
-        self: &Arc<Self>,
-        mut commands: Commands,
-        number: u64,
-        signals: mpsc::UnboundedSender<Signal>,
-    ) {
-        let mut beat = redis::pipe();
-        beat.ignore_errors()
-            .cmd("PUBLISH")
-            .arg(self.names.heartbeats())
-            .arg(number.to_be_bytes().as_slice())
-            .cmd("ZCARD")
-            .arg(self.names.index())
-            .add_command(self.presence());
-        let shared = Arc::clone(self);
-        let beating = async move {
-            let answers: Result<Vec<Result<Value, RedisError>>, _> =
-                beat.query_async(&mut commands).await;
-            let error = match answers {
-                Ok(answers) => {
-                    if let Some(Ok(Value::Int(count))) = answers.get(1) {
-                        shared.note_count(*count);
-                    }
-                    shared.note_write(answers.get(2))
-                }
-                Err(error) => Some(error),
-            };
-            let signal = match error {
-                Some(error) if error.is_timeout() => return,
-                Some(error) => match meaning(&error) {
-                    Meaning::Busy => Signal::Busy(error),
-                    Meaning::Reconnect => Signal::Lost(error),
-                    Meaning::Refused => return,
-                },
-                None => return,
-            };
-            // The receiver is closed if the connection was already replaced.
-            drop(signals.send(signal));
-        };
-        tokio::spawn(beating);
-    }
-
-    /// Looks at the answer to the write of a heartbeat. Returns the error if there is one.
-    fn note_write(&self, answer: Option<&Result<Value, RedisError>>) -> Option<RedisError> {
-        match answer? {
-            Ok(_) => {
-                self.alarm.accepted();
-                None
-            }
-            Err(error) => {
-                if meaning(error) == Meaning::Refused {
-                    self.alarm.refused(&chain(error));
-                }
-                Some(error.clone())
-            }
-        }
-    }
-
-    pub(super) fn note_count(&self, count: i64) {
-        if let Ok(count) = u64::try_from(count) {
-            self.count.store(count, Ordering::Relaxed);
-        }
     }
 }
 

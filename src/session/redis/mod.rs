@@ -48,7 +48,7 @@ mod value;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -107,6 +107,8 @@ struct Shared {
     alarm: Alarm,
     /// The number of sessions at the last answer of the server.
     count: AtomicU64,
+    /// The number of replicas at the last answer of the server. Zero before the first answer.
+    replicas: AtomicU32,
     /// The time by which the clock of the server is ahead of the gateway's clock, in milliseconds.
     server_ahead: AtomicI64,
     /// The time at which the last heartbeat that came back was sent, by the gateway's clock. Zero
@@ -152,6 +154,7 @@ impl RedisStore {
             failed: watch::Sender::new(None),
             alarm: Alarm::default(),
             count: AtomicU64::new(0),
+            replicas: AtomicU32::new(0),
             server_ahead: AtomicI64::new(0),
             last_heartbeat: AtomicU64::new(0),
             has_lost_answers: AtomicBool::new(false),

@@ -11,8 +11,9 @@ use tokio::task::JoinSet;
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::certificates::Authority;
+use crate::support::gateway::Settings;
 use crate::support::redis::{Redis, Replicas};
-use crate::support::scene::{ORIGIN, SESSION, figure, url};
+use crate::support::scene::{ORIGIN, SESSION, figure, url, wait_for_figure};
 
 /// A time after the expiry of a token with a lifetime of one minute.
 const OVER: Duration = Duration::from_secs(61);
@@ -75,7 +76,7 @@ async fn g_01_requests_at_all_replicas_at_the_end_of_a_token_make_one_refresh() 
         }
         for gateway in &replicas.gateways {
             let waiting = "sidegate_waiting_requests";
-            crate::support::scene::wait_for_figure(gateway.operations(), waiting, 50).await;
+            wait_for_figure(gateway.operations(), waiting, 50).await;
         }
         gate.notify_one();
         while let Some(page) = asking.join_next().await {
@@ -83,6 +84,35 @@ async fn g_01_requests_at_all_replicas_at_the_end_of_a_token_make_one_refresh() 
             assert_eq!(page.text(), "seen", "{}", page.describe());
         }
         assert_eq!(replicas.provider.refreshes().len(), round);
+    }
+}
+
+#[tokio::test]
+async fn d_26_replicas_divide_the_calls_to_a_provider() {
+    let redis = Redis::start(&[]).await;
+    let store = format!("[session.store.redis]\nurls = [\"{}\"]\n", redis.url());
+    let limited = |settings: Settings| settings.of_provider("token_calls_per_minute = 6\n");
+    let mut replicas = Replicas::with_settings(&store, limited).await;
+    for gateway in &replicas.gateways {
+        let replicas = "sidegate_session_store_replicas";
+        wait_for_figure(gateway.operations(), replicas, 3).await;
+    }
+    for number in 0..3 {
+        for user in ["alice", "bob"] {
+            replicas.signed_in(user, number).await;
+        }
+        let browser = replicas.browser_of("carol");
+        let page = replicas.at(&browser, number).visit(&url("/page")).await;
+        assert_eq!(page.status, 503, "{}", page.describe());
+        assert!(page.text().contains("token_calls_limited"));
+    }
+    // A replica that has stopped leaves its part to the others.
+    drop(replicas.gateways.pop());
+    let operations = replicas.gateways[0].operations();
+    wait_for_figure(operations, "sidegate_session_store_replicas", 2).await;
+    replicas.clock.advance(Duration::from_mins(1));
+    for user in ["dave", "erin", "frank"] {
+        replicas.signed_in(user, 0).await;
     }
 }
 

@@ -88,6 +88,12 @@ impl Redis {
         assert!(kill.await.unwrap().success());
     }
 
+    /// Repeats a command until its answer contains `wanted`.
+    pub(crate) async fn until(&self, command: &[&str], wanted: &str) {
+        let asking = async { while !self.command(command).await.contains(wanted) {} };
+        assert!(timeout(TEST_TIMEOUT, asking).await.is_ok(), "{wanted}");
+    }
+
     /// Runs a command of the server, and returns its answer.
     pub(crate) async fn command(&self, arguments: &[&str]) -> String {
         let mut client = Command::new("redis-cli");
@@ -119,6 +125,11 @@ impl Replicas {
 
     /// Starts the gateways with this table of the store.
     pub(crate) async fn with(store: &str) -> Self {
+        Self::with_settings(store, |settings| settings).await
+    }
+
+    /// Starts the gateways with this table of the store, and with other settings.
+    pub(crate) async fn with_settings(store: &str, change: impl Fn(Settings) -> Settings) -> Self {
         let provider = StandIn::start().await;
         provider.token_members(json!({ "expires_in": 60 }));
         let app = RecordingUpstream::start().await;
@@ -131,7 +142,8 @@ impl Replicas {
             folder,
         };
         for _ in 0..3 {
-            let gateway = replicas.another(store);
+            let settings = change(replicas.settings(store));
+            let gateway = Gateway::with_clock(settings, replicas.clock.clone());
             replicas.gateways.push(gateway);
         }
         replicas
@@ -139,12 +151,15 @@ impl Replicas {
 
     /// Starts one more gateway with this table of the store.
     pub(crate) fn another(&self, store: &str) -> Gateway {
+        Gateway::with_clock(self.settings(store), self.clock.clone())
+    }
+
+    fn settings(&self, store: &str) -> Settings {
         let keys = self.folder.path().join("keys");
         std::fs::write(&keys, STANDARD.encode([7; 32])).unwrap();
         let login = format!("[login]\nstate_key_file = \"{}\"\n", keys.display());
         let settings = Settings::new(ORIGIN, &self.provider.url(), &self.app.url());
-        let settings = settings.with(ROUTES).with(&login).with(store);
-        Gateway::with_clock(settings, self.clock.clone())
+        settings.with(ROUTES).with(&login).with(store)
     }
 
     /// A browser whose user at the provider is `user`. [`Replicas::at`] selects the gateway.
@@ -282,7 +297,8 @@ impl Sentinels {
     }
 }
 
-fn free_port() -> String {
+/// A free port of 127.0.0.1.
+pub(crate) fn free_port() -> String {
     let address = super::program::free_address();
     address.rsplit_once(':').unwrap().1.to_owned()
 }

@@ -39,6 +39,7 @@ fn request<'a>(tokens: &'a TokenSet, identity: &'a Identity, clock: &Clock) -> R
         tokens,
         identity,
         latest,
+        replicas: NonZeroU32::MIN,
     }
 }
 
