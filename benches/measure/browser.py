@@ -77,8 +77,8 @@ class Browser:
         else:
             jar[name] = value
 
-    def sign_in(self, path):
-        """Opens `path` of the site and signs in if required. Returns the last answer."""
+    def sign_in(self, path, user="alice"):
+        """Opens `path` of the site and signs in as `user` if required. Returns the last answer."""
         url = f"http://{self.host}{path}"
         form = None
         for _ in range(LONGEST):
@@ -91,7 +91,7 @@ class Browser:
             if status == 200 and 'name="_token"' in page:
                 url = urllib.parse.urljoin(url, html.unescape(attribute(page, r'action="([^"]*)"')))
                 token = attribute(page, r'name="_token" value="([^"]*)"')
-                form = {"_token": token, "user": "alice", "password": "password"}
+                form = {"_token": token, "user": user, "password": "password"}
                 continue
             return status, body
         raise Wrong(f"signing in at port {self.port} leads round in circles: {url}")
