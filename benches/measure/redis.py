@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+import statistics
 import threading
 
 from .stage import Wrong, free_port
@@ -74,31 +75,32 @@ class Redis:
     def keys(self, pattern):
         return self.client.call("KEYS", pattern)
 
-    def bytes_of_session(self, copies=20000):
+    def bytes_of_session(self, copies):
         """The memory of a session beyond its record: copies all keys of the only session many times, each with the
         names of another session. The allocator of the server rounds the length of a record up to one of few sizes, so
-        the copies have records of different lengths."""
+        the copies have records of different lengths. The server doubles its tables from time to time, so the result is
+        the mean from half of the copies to all copies."""
         (record,) = [key for key in self.keys("*{s*") if not key.endswith(b":l")]
         (index,) = self.keys("*{i1}")
         length = self.client.call("STRLEN", record)
         dumps = [(key, self.client.call("DUMP", key)) for key in (*self.keys("*{u*"), *self.keys("*{p*"))]
-        commands, lengths = [], 0
+        before, lengths, found = self.used_memory(), 0, []
         for number in range(copies):
             # From three quarters of the length to five quarters.
-            other = length * 3 // 4 + length // 2 * number // copies
+            other = length * 3 // 4 + secrets.randbelow(length // 2)
             lengths += other
-            commands.append(("SET", self.another(record), secrets.token_bytes(other), "PX", 86_400_000))
+            commands = [("SET", self.another(record), secrets.token_bytes(other), "PX", 86_400_000)]
             commands += [("RESTORE", self.another(key), 86_400_000, dump) for key, dump in dumps]
             commands.append(("ZADD", index, 1_800_000_000_000 + number, secrets.token_bytes(16)))
-        before = self.used_memory()
-        for begin in range(0, len(commands), 1000):
-            self.client.call_all(commands[begin : begin + 1000])
-        return (self.used_memory() - before - lengths) / copies
+            self.client.call_all(commands)
+            if number >= copies // 2 and (number + 1) % (copies // 16) == 0:
+                found.append((self.used_memory() - before - lengths) / (number + 1))
+        return statistics.mean(found)
 
     @staticmethod
     def another(key):
         """The key for another session, user or session at the provider."""
-        name = key[: key.index(b"{") + 2] + secrets.token_hex(16).encode() + b"}"
+        name = key[: key.index(b"{") + 2] + secrets.token_bytes(16) + b"}"
         if len(name) != len(key):
             raise Wrong(f"an unexpected key: {key!r}")
         return name
@@ -134,4 +136,5 @@ class Watch:
     def __exit__(self, *_failure):
         self.redis.client.call("ECHO", "the-watch-ends")
         self.thread.join(10)
+        self.reader.close()
         self.stream.close()

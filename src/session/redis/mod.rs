@@ -6,7 +6,8 @@
 //! ([`value`]), and the keys contain no session ids. Whoever can read the server learns how many
 //! sessions each user hash has, but cannot use a session.
 //!
-//! All keys begin with the configured prefix. The part of a key in braces decides about its slot in
+//! All keys begin with the configured prefix. KEY and HASH in the keys of a session are 16 raw bytes,
+//! so that the keys are short. The part of a key in braces decides about its slot in
 //! a cluster, so all keys of one session are in one slot:
 //!
 //! | key | type | content |

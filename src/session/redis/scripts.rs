@@ -47,9 +47,10 @@ impl Names {
         command
     }
 
-    /// Returns the key of a session.
-    pub(super) fn session(&self, key: &[u8]) -> String {
-        format!("{}{{s{}}}", self.prefix, hex(key))
+    /// Returns the key of a session. The hash in the key is not encoded as text, because the server
+    /// needs less memory for a shorter key.
+    pub(super) fn session(&self, key: &[u8]) -> Vec<u8> {
+        [self.prefix.as_bytes(), b"{s", key, b"}"].concat()
     }
 
     /// Returns the key of a mark. `kind` is one letter.

@@ -8,9 +8,9 @@ local function hex(bytes)
   return (bytes:gsub('.', function(c) return string.format('%02x', c:byte()) end))
 end
 
-local function session(key) return PREFIX .. '{s' .. hex(key) .. '}' end
-local function user(hash) return PREFIX .. '{u' .. hex(hash) .. '}' end
-local function provider_session(hash) return PREFIX .. '{p' .. hex(hash) .. '}' end
+local function session(key) return PREFIX .. '{s' .. key .. '}' end
+local function user(hash) return PREFIX .. '{u' .. hash .. '}' end
+local function provider_session(hash) return PREFIX .. '{p' .. hash .. '}' end
 local function ended_at(group) return PREFIX .. '{e' .. group:sub(1, 1) .. hex(group:sub(2)) .. '}' end
 
 -- Makes the key live for at least this number of milliseconds.
