@@ -193,19 +193,23 @@ async fn a_lost_subscription_makes_every_session_be_asked_for_again() {
         open(&started.sessions, "bob", NOW).await,
     ];
     let held = session(&started.sessions, &ids[0]).await;
-    let generation = started.shared.cache.coherence().generation();
+    let generation_of = |replica: &Started| replica.shared.cache.coherence().generation();
+    let (generation, other_generation) = (generation_of(&started), generation_of(&other));
     // The messages of this end are lost, because the connections were closed.
     let killed = server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
     assert!(killed.parse::<u32>().is_ok(), "{killed}");
     let killed = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     assert!(killed.parse::<u32>().is_ok(), "{killed}");
-    other.wait_until_up().await;
+    // On the old connection, the end would stay pending.
+    while generation_of(&other) == other_generation {
+        tokio::task::yield_now().await;
+    }
     other
         .sessions
         .end(&ids[0].key(), EndReason::SignedOut)
         .await
         .unwrap();
-    while started.shared.cache.coherence().generation() == generation {
+    while generation_of(&started) == generation {
         tokio::task::yield_now().await;
     }
     assert!(!started.sessions.still(&held, NOW, NOW));
