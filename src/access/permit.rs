@@ -211,14 +211,21 @@ impl Permit {
     /// Returns the values of the groups field. If the groups do not all fit into the field, the
     /// gateway logs at most one warning per user and hour.
     pub(super) fn groups(&self) -> Cow<'_, [HeaderValue]> {
-        let (Some(session), names) = (self.session.as_deref(), self.names()) else {
-            return Cow::Borrowed(&[]);
-        };
-        if names.groups.is_none() {
+        if self.names().groups.is_none() {
             return Cow::Borrowed(&[]);
         }
+        self.formed_groups()
+    }
+
+    /// Returns the groups of the user in the form of the groups field, even if the app gets no groups
+    /// field. If the groups do not all fit, the gateway logs at most one warning per user and hour.
+    pub(crate) fn formed_groups(&self) -> Cow<'_, [HeaderValue]> {
+        let Some(session) = self.session.as_deref() else {
+            return Cow::Borrowed(&[]);
+        };
         let report = |left_out| self.report_groups(session, left_out);
-        session.identity().groups.field(names.groups_form, report)
+        let form = self.names().groups_form;
+        session.identity().groups.field(form, report)
     }
 
     /// Reports the number of groups that the app does not get. An explanation reports nothing, because

@@ -260,6 +260,11 @@ impl Route {
         self.allow_preflight
     }
 
+    /// Returns true if pages of other sites may send unsafe requests with a user's session.
+    pub(crate) fn permits_other_sites(&self) -> bool {
+        self.cross_site != CrossSite::default()
+    }
+
     /// Whether a login keeps the fragment of the requested address.
     pub(crate) fn keeps_fragment(&self) -> bool {
         self.fragment == Fragment::Kept

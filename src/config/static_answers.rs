@@ -19,6 +19,7 @@ fn check_answer(route: &Route, reader: &mut Reader<'_>) {
             *route.rewrite_settings() != RewriteSettings::default(),
         ),
         ("allow_preflight", route.allows_preflight()),
+        ("cross_site", route.permits_other_sites()),
         ("on_upstream_401", route.on_refusal() != OnRefusal::Pass),
         ("app_sign_out", route.app_sign_out().is_some()),
         ("stream", route.is_stream()),

@@ -18,7 +18,7 @@ use url::form_urlencoded;
 use super::page::add_security_fields;
 use super::{Body, Error, Record, RequestContext, WorkerSite, explain};
 use crate::access::{Decision, Recent, email_domain};
-use crate::identity::{Claim, GroupsForm, Identity};
+use crate::identity::{Claim, Identity};
 use crate::target::Target;
 use crate::telemetry::DecisionLabel;
 
@@ -55,7 +55,7 @@ impl WorkerSite {
                         record.user(Some(identity));
                         let query = context.target.query().unwrap_or_default();
                         if is_named(identity, query) {
-                            return Ok(permitted(identity));
+                            return Ok(permitted(identity, &permit.formed_groups()));
                         }
                         StatusCode::FORBIDDEN
                     }
@@ -101,8 +101,9 @@ fn answer(status: StatusCode) -> Response<Body> {
     response
 }
 
-/// Returns the answer to a permitted request, with the identity of the user.
-fn permitted(identity: &Identity) -> Response<Body> {
+/// Returns the answer to a permitted request, with the identity of the user. `groups` are the values of
+/// the field with the groups.
+fn permitted(identity: &Identity, groups: &[HeaderValue]) -> Response<Body> {
     let mut response = answer(StatusCode::ACCEPTED);
     let headers = response.headers_mut();
     let (subject, email) = (identity.subject.as_ref(), identity.verified_email());
@@ -116,9 +117,8 @@ fn permitted(identity: &Identity) -> Response<Body> {
             headers.insert(name, claim.as_value().clone());
         }
     }
-    let groups = identity.groups.field(GroupsForm::default(), |_left_out| {});
-    if let Some(groups) = groups.first() {
-        headers.insert(GROUPS, groups.clone());
+    for groups in groups {
+        headers.append(GROUPS, groups.clone());
     }
     response
 }

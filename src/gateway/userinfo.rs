@@ -18,6 +18,12 @@ struct Userinfo<'a> {
     sub: Option<&'a str>,
     #[serde(flatten)]
     claims: ListedClaims<'a>,
+    /// The subject, under the name that the scripts of oauth2-proxy read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    /// The claim `preferred_username`, under the name that the scripts of oauth2-proxy read.
+    #[serde(rename = "preferredUsername", skip_serializing_if = "Option::is_none")]
+    preferred_username: Option<&'a str>,
     /// The number of seconds after which the session ends if no request uses the session.
     idle_ends_in: u64,
     /// The number of seconds after which the session ends at the latest.
@@ -77,10 +83,14 @@ impl WorkerSite {
         let identity = session.identity();
         let ends = Ends::of(self.sessions(), session);
         let origin = context.public_url.origin();
+        let subject = identity.subject.as_ref().map(Claim::as_str);
+        let claims = ListedClaims::of(identity, self.login().userinfo_claims());
         let answer = Userinfo {
             provider: session.provider(),
-            sub: identity.subject.as_ref().map(Claim::as_str),
-            claims: ListedClaims::of(identity, self.login().userinfo_claims()),
+            sub: subject,
+            user: subject,
+            preferred_username: claims.preferred_username,
+            claims,
             idle_ends_in: ends.idle.since(now).as_secs(),
             ends_in: ends.latest.since(now).as_secs(),
             renewable: session.tokens().refresh_token().is_some(),

@@ -186,6 +186,54 @@ fn every_option_is_imported_as_the_table_states() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// The comment of a line with a setting.
+fn comment(line: &str) -> &str {
+    line.rsplit_once(" # ").map_or("", |(_, comment)| comment)
+}
+
+#[test]
+fn each_line_that_an_option_adds_names_an_option_or_states_what_to_write() {
+    let files = Files::new();
+    let base = files.import(&flags(&[])).settings;
+    let base: BTreeSet<&str> = base.lines().collect();
+    let table = rows(OPTIONS);
+    let options: BTreeSet<String> = table.iter().map(|row| format!("--{}", row[0])).collect();
+    let names = |line: &str, is_wanted: &dyn Fn(&str) -> bool| {
+        let mut words = comment(line).split([' ', ',', ':', ';']);
+        words.any(is_wanted)
+    };
+    let (mut lines, mut wrong) = (0, Vec::new());
+    for row in &table {
+        let given = format!("{}={}", row[0], row[1]);
+        let given: Vec<String> = given.split(" --").map(|flag| format!("--{flag}")).collect();
+        let settings = files.import(&flags(&given)).settings;
+        let added = settings.lines().filter(|line| !base.contains(line));
+        // The line of a header has no value.
+        let added = added.filter(|line| !line.is_empty() && !line.starts_with('['));
+        let added: Vec<&str> = added.collect();
+        lines += added.len();
+        for line in &added {
+            let is_marked = comment(line).starts_with("CHANGE THIS: ");
+            if !is_marked && !names(line, &|word| options.contains(word)) {
+                wrong.push(format!("{given:?}: {line}"));
+            }
+        }
+        let is_own = |word: &str| {
+            given
+                .iter()
+                .any(|flag| flag.split('=').next() == Some(word))
+        };
+        let explains = |line: &&str| comment(line).starts_with("CHANGE") || names(line, &is_own);
+        if !added.is_empty() && !added.iter().any(explains) {
+            wrong.push(format!(
+                "{given:?}: no line names one of these flags: {added:?}"
+            ));
+        }
+    }
+    assert!(lines > 100, "{lines}");
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn check_refuses_the_settings_until_the_kind_of_the_asking_proxy_is_written() {
     let files = Files::new();

@@ -20,6 +20,7 @@ mod after_sign_out;
 mod app_fields;
 mod apps;
 mod auth_check;
+mod auth_check_direct;
 mod back_channel;
 mod browser;
 mod buffers;

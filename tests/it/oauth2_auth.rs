@@ -138,6 +138,37 @@ async fn the_start_page_decides_and_always_needs_a_session() {
 }
 
 #[tokio::test]
+async fn the_groups_have_the_form_of_the_settings_and_left_out_groups_are_counted() {
+    const LEFT_OUT: &str = "sidegate_groups_left_out_total{provider=\"main\"}";
+    for (form, expected, left_out) in [
+        ("groups_bytes = 6", &["staff"][..], Some(2)),
+        ("", &["staff,ops"][..], Some(1)),
+        (
+            "groups_format = \"json\"",
+            &["[\"staff\",\"ops\",\"a,b\"]"][..],
+            None,
+        ),
+        (
+            "groups_format = \"repeated\"",
+            &["staff", "ops", "a,b"][..],
+            None,
+        ),
+    ] {
+        // The app gets no groups, so only the auth check can count.
+        let settings = format!("[assertions]\ngroups = \"\"\n{form}\n[[routes]]\nprefix = \"/\"\n");
+        let scene = scene(&settings).await;
+        let groups = json!({ "groups": ["staff", "ops", "a,b"] });
+        scene.provider.user_members(groups);
+        let browser = scene.signed_in("alice").await;
+        let answer = ask(&browser, "").await;
+        let values = answer.fields.get_all("x-auth-request-groups");
+        let values: Vec<_> = values.into_iter().collect();
+        assert_eq!(values, expected, "{form}");
+        assert_eq!(scene.figure(LEFT_OUT).await, left_out, "{form}");
+    }
+}
+
+#[tokio::test]
 async fn only_a_listed_proxy_may_ask() {
     for settings in ["", "[auth_check]\noauth2_proxy = [\"10.0.0.5\"]\n"] {
         let routes = format!("{settings}[[routes]]\nprefix = \"/\"\n");

@@ -49,6 +49,8 @@ async fn a_script_learns_who_is_signed_in() {
     let expected = json!({
         "provider": "main",
         "sub": "alice",
+        "user": "alice",
+        "preferredUsername": "alice-1",
         "email": "alice@example.com",
         "email_verified": true,
         "preferred_username": "alice-1",
@@ -70,6 +72,7 @@ async fn the_settings_list_the_claims_of_the_answer() {
     let expected = json!({
         "provider": "main",
         "sub": "alice",
+        "user": "alice",
         "groups": ["staff", "ops"],
         "renewable": true,
         "login_url": url("/oauth2/sign_in"),

@@ -57,11 +57,12 @@ pub(super) async fn other_paths(asking: &Asking) {
         let answer = exchange(address, head.as_bytes(), 1).await;
         let passed = asking.scene.app.requests().into_iter().skip(before);
         let paths: Vec<_> = passed.map(|request| request.target()).collect();
-        assert!(
-            paths.is_empty(),
-            "{}: {path} -> {paths:?} {answer:?}",
-            asking.name()
-        );
+        let context = format!("{}: {path} -> {paths:?} {answer:?}", asking.name());
+        assert!(paths.is_empty(), "{context}");
+        let [status] = answer.statuses()[..] else {
+            panic!("{context}")
+        };
+        assert!((300..500).contains(&status), "{context}");
     }
 }
 
@@ -106,6 +107,7 @@ pub(super) async fn forged_user(asking: &Asking) {
 async fn hop_by_hop_names(asking: &Asking) {
     let browser = asking.signed_in("alice").await;
     let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
+    let mut forwarded = 0;
     for name in [
         "X-Forwarded-User",
         "x-forwarded-groups",
@@ -118,16 +120,22 @@ async fn hop_by_hop_names(asking: &Asking) {
             "GET /page HTTP/1.1\r\nHost: localhost\r\nCookie: {SESSION}={cookie}; a=b\r\n\
              Connection: close, {name}\r\n\r\n"
         );
-        exchange(asking.address(), head.as_bytes(), 1).await;
+        let answer = exchange(asking.address(), head.as_bytes(), 1).await;
         if asking.scene.app.count() > before {
+            forwarded += 1;
             let seen = |field| asking.seen(field).unwrap_or_default();
             let context = format!("{}: {name}", asking.name());
             assert_eq!(seen("x-forwarded-user"), "alice", "{context}");
             assert!(seen("authorization").starts_with("Bearer "), "{context}");
             assert_eq!(seen("cookie"), "a=b", "{context}");
             asking.expect_signed("GET");
+        } else {
+            let statuses = answer.statuses();
+            let is_refused = statuses.first().is_some_and(|status| *status >= 300);
+            assert!(is_refused, "{}: {name}: {statuses:?}", asking.name());
         }
     }
+    assert!(forwarded > 0, "{}: no request arrived", asking.name());
 }
 
 /// A client cannot reach the auth check through the proxy.
@@ -205,7 +213,9 @@ async fn fields_of_proxies(asking: &Asking) {
 
 /// A client cannot switch the connection to the app to HTTP/2, whose requests get no check.
 pub(super) async fn other_protocols(asking: &Asking) {
+    let mut forwarded = false;
     for upgrade in [
+        "Upgrade: websocket",
         "Upgrade: h2c",
         "Upgrade: h2c, websocket",
         "Upgrade: websocket, h2c",
@@ -222,6 +232,10 @@ pub(super) async fn other_protocols(asking: &Asking) {
         client.send(head).await;
         let answer = client.head().await;
         let context = format!("{}: {upgrade}: {answer:?}", asking.name());
+        let is_refused = answer.is_some_and(|head| head.status() >= 400);
+        let is_forwarded = asking.scene.app.count() > before;
+        assert!(is_forwarded || is_refused, "{context}");
+        forwarded |= is_forwarded;
         let passed = asking.scene.app.requests().into_iter().skip(before);
         for request in passed {
             let protocols = request.head.values("upgrade");
@@ -229,6 +243,7 @@ pub(super) async fn other_protocols(asking: &Asking) {
             assert!(!has_other, "{context}: {protocols:?}");
         }
     }
+    assert!(forwarded, "{}: no request arrived", asking.name());
 }
 
 /// A refused gRPC call gets the HTTP status 200, which a proxy must not take for a permission.

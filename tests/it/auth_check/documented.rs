@@ -1,5 +1,7 @@
 //! The configurations of docs/auth-check.md are the texts that `sidegate snippet` prints.
 
+use serde_json::Value;
+
 use super::fronts::snippet;
 use crate::support::gateway::Settings;
 
@@ -63,6 +65,92 @@ fn the_documentation_shows_the_printed_texts() {
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// The objects that a snippet prints, each with its `apiVersion` and its `kind`.
+fn objects(name: &str, settings: &Settings) -> Vec<(String, Value)> {
+    let printed = snippet(name, &settings.write(), "127.0.0.1:4180");
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&printed)
+        .unwrap_or_else(|error| panic!("{name}: {error}\n{printed}"));
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let named = objects.into_iter().map(|object| {
+        let kind = [text(&object["apiVersion"]), text(&object["kind"])].join(" ");
+        assert!(object["metadata"]["name"].is_string(), "{object}");
+        (kind, object)
+    });
+    named.collect()
+}
+
+fn kinds(objects: &[(String, Value)]) -> Vec<&str> {
+    objects.iter().map(|(kind, _)| kind.as_str()).collect()
+}
+
+#[test]
+fn the_objects_for_ingress_nginx_are_valid_yaml() {
+    let objects = objects("ingress-nginx", &settings());
+    assert_eq!(
+        kinds(&objects),
+        [
+            "networking.k8s.io/v1 Ingress",
+            "networking.k8s.io/v1 Ingress",
+            "v1 ConfigMap"
+        ]
+    );
+    let [(_, app), (_, own), (_, removed)] = &objects[..] else {
+        unreachable!()
+    };
+    let annotations = app["metadata"]["annotations"].as_object().unwrap();
+    let names: Vec<_> = annotations.keys().map(String::as_str).collect();
+    let expected = [
+        "auth-response-headers",
+        "auth-signin",
+        "auth-signin-redirect-param",
+        "auth-url",
+        "proxy-buffer-size",
+    ];
+    let expected = expected.map(|name| format!("nginx.ingress.kubernetes.io/{name}"));
+    assert_eq!(names, expected);
+    for (name, value) in annotations {
+        assert!(value.is_string(), "{name}: {value}");
+    }
+    // Otherwise, the sign-in itself would need a session.
+    assert_eq!(own["metadata"]["annotations"], Value::Null);
+    for (ingress, path, port) in [(app, "/", 8080), (own, "/oauth2/", 4180)] {
+        let rule = &ingress["spec"]["rules"][0];
+        assert_eq!(rule["host"], "app.example.com");
+        let served = &rule["http"]["paths"][0];
+        assert_eq!(served["path"], path);
+        assert_eq!(served["backend"]["service"]["port"]["number"], port);
+    }
+    let removed = removed["data"].as_object().unwrap();
+    assert!(removed.contains_key("X-Original-URL"), "{removed:?}");
+    assert!(removed.values().all(|value| value == ""), "{removed:?}");
+}
+
+#[test]
+fn the_objects_for_istio_are_valid_yaml() {
+    let objects = objects("istio", &settings());
+    assert_eq!(
+        kinds(&objects),
+        [
+            "security.istio.io/v1 AuthorizationPolicy",
+            "networking.istio.io/v1 VirtualService"
+        ]
+    );
+    let [(_, policy), (_, service)] = &objects[..] else {
+        unreachable!()
+    };
+    assert_eq!(policy["spec"]["action"], "CUSTOM");
+    assert_eq!(policy["spec"]["provider"]["name"], "sidegate");
+    // Each of the two operations alone is enough for an auth check.
+    let operations = serde_json::json!([
+        { "operation": { "notHosts": ["app.example.com"] } },
+        { "operation": { "notPaths": ["/oauth2/*"] } },
+    ]);
+    assert_eq!(policy["spec"]["rules"][0]["to"], operations);
+    let route = &service["spec"]["http"][0];
+    assert_eq!(route["match"][0]["uri"]["prefix"], "/oauth2/");
+    assert_eq!(route["route"][0]["destination"]["port"]["number"], 4180);
 }
 
 #[test]

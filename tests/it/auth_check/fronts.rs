@@ -71,6 +71,35 @@ pub(super) const ENVOY_HTTP: Front = Front {
     prepare: envoy_http,
 };
 
+/// A proxy that waits only two seconds for the answer to an auth check.
+pub(super) const HANGING_NGINX: Front = Front {
+    prepare: |scene, folder| {
+        let (from, to) = ("access_log off;", "access_log off; proxy_read_timeout 2s;");
+        edited(nginx(scene, folder), &folder.join("nginx.conf"), (from, to))
+    },
+    ..NGINX
+};
+
+/// A proxy that waits only two seconds for the answer to an auth check.
+pub(super) const HANGING_HAPROXY: Front = Front {
+    prepare: |scene, folder| {
+        let (from, to) = ("timeout = 30000", "timeout = 2000");
+        let path = folder.join("sidegate.lua");
+        edited(haproxy(scene, folder), &path, (from, to))
+    },
+    ..HAPROXY
+};
+
+/// A proxy that waits only two seconds for the answer to an auth check.
+pub(super) const HANGING_ENVOY: Front = Front {
+    prepare: |scene, folder| {
+        let (from, to) = ("timeout: 30s", "timeout: 2s");
+        let path = folder.join("envoy.yaml");
+        edited(envoy_grpc(scene, folder), &path, (from, to))
+    },
+    ..ENVOY
+};
+
 /// Returns the text that `sidegate snippet` prints for these settings.
 pub(super) fn snippet(name: &str, settings: &Path, listen: &str) -> String {
     let output = std::process::Command::new(PROGRAM)
@@ -161,13 +190,17 @@ fn haproxy(scene: &Scene, folder: &Path) -> Command {
 
 /// HAProxy with a Lua action that fails before it has asked the gateway.
 fn broken_haproxy(scene: &Scene, folder: &Path) -> Command {
-    let command = haproxy(scene, folder);
-    let path = folder.join("sidegate.lua");
-    let lua = fs::read_to_string(&path).unwrap();
     let asks = "    local answer = ask(txn)\n";
     let broken = format!("    if txn.f:path() == \"/public/broken\" then error(\"x\") end\n{asks}");
-    assert!(lua.contains(asks), "{lua}");
-    fs::write(path, lua.replace(asks, &broken)).unwrap();
+    let path = folder.join("sidegate.lua");
+    edited(haproxy(scene, folder), &path, (asks, &broken))
+}
+
+/// Replaces a part of a file that `command` reads.
+fn edited(command: Command, path: &Path, (from, to): (&str, &str)) -> Command {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from} is not in {text}");
+    fs::write(path, text.replace(from, to)).unwrap();
     command
 }
 

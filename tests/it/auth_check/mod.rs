@@ -4,6 +4,7 @@ mod attacks;
 mod documented;
 mod fronts;
 mod published;
+mod stopped;
 mod streams;
 
 use std::future::Future;
@@ -181,6 +182,11 @@ async fn every_row(front: &'static Front) {
         row(&asking).await;
         record("auth_checks.txt", &[front.name, name]);
     }
+    let browser = asking.signed_in("alice").await;
+    let Asking { scene, proxy, .. } = asking;
+    stopped::nothing_passes(scene, &browser, front.name).await;
+    record("auth_checks.txt", &[front.name, "stopped gateway"]);
+    drop(proxy);
 }
 
 #[tokio::test]

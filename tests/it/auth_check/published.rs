@@ -11,7 +11,7 @@ use std::path::Path;
 use tokio::process::Command;
 
 use super::fronts::snippet;
-use super::{IDENTITY, streams};
+use super::{IDENTITY, stopped, streams};
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::program::{Program, announced, free_address, installed, record};
@@ -83,6 +83,13 @@ impl Nginx {
 
     fn seen(&self, field: &str) -> Option<String> {
         self.scene.app.last().head.value(field)
+    }
+
+    /// Stops the gateway, and fails if a request still passes nginx.
+    async fn stop_gateway(self, browser: &Browser, name: &str) {
+        let Self { scene, program } = self;
+        stopped::nothing_passes(scene, browser, name).await;
+        drop(program);
     }
 }
 
@@ -161,6 +168,8 @@ async fn a_user_returns_to_the_page_with_every_published_configuration_of_nginx(
             .unwrap_or_else(|| panic!("{}", page.describe()));
         assert_eq!(location.as_str(), url("/bye"), "{name}");
         assert_eq!(browser.cookie(ORIGIN, SESSION), None, "{name}");
+        let browser = nginx.sign_in(name).await;
+        nginx.stop_gateway(&browser, name).await;
         record("auth_checks.txt", &["nginx-for-oauth2-proxy", name]);
     }
 }
@@ -215,8 +224,9 @@ async fn the_published_annotations_of_ingress_nginx_keep_working() {
     let page = nginx.browser().fetch(&url("/api")).await;
     assert_eq!(page.status, 302, "{}", page.describe());
     assert_eq!(nginx.scene.app.count(), before);
-    nginx.sign_in("published annotations").await;
+    let browser = nginx.sign_in("published annotations").await;
     assert_eq!(nginx.seen("x-auth-request-user").as_deref(), Some("alice"));
+    nginx.stop_gateway(&browser, "published annotations").await;
     record(
         "auth_checks.txt",
         &["ingress-nginx-directives", "published annotations"],
@@ -273,6 +283,7 @@ async fn the_annotations_of_the_snippet_work_in_the_directives_of_the_controller
     let page = browser.fetch(&url("/admin")).await;
     assert_eq!(page.status, 403, "{}", page.describe());
     assert_eq!(nginx.scene.app.count(), before);
+    nginx.stop_gateway(&browser, "the snippet").await;
     record(
         "auth_checks.txt",
         &["ingress-nginx-directives", "annotations of the snippet"],
