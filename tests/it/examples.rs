@@ -24,10 +24,11 @@ const ROWS: &str = include_str!("../data/examples.txt");
 const PAGE: &str = include_str!("../../docs/migrate.md");
 
 /// The origins of the examples.
-const ORIGINS: [&str; 3] = [
+const ORIGINS: [&str; 4] = [
     "https://app.example.com",
     "https://wiki.example.com",
     "https://git.example.com",
+    "https://chat.example.com",
 ];
 
 /// The files in a folder of `config/`, by their names without the extension.
@@ -243,6 +244,9 @@ impl Example {
         let user: Option<Value> = (claims != "-").then(|| serde_json::from_str(claims).unwrap());
         let browser = self.browser(user.as_ref().unwrap_or(&Value::Null));
         let (purpose, url) = request.split_once(' ').unwrap();
+        if purpose == "pages" {
+            return self.answers(&browser, url).await;
+        }
         if user.is_some() {
             let page = if purpose == "check" { ORIGINS[0] } else { url };
             browser.visit(page).await;
@@ -267,12 +271,33 @@ impl Example {
                 let parts: Vec<_> = [name.clone()].into_iter().chain(fields).collect();
                 parts.join("; ")
             }
-            None => self.refusal(&page),
+            None => self.refusal(&browser, page).await,
         }
     }
 
+    /// The number of sign-ins of a browser that opens these pages, and the upstreams that answer.
+    async fn answers(&self, browser: &Browser, urls: &str) -> String {
+        let before = self.provider.authorizations().len();
+        let mut reached = Vec::new();
+        for url in urls.split(' ') {
+            let counts: Vec<_> = self.apps.values().map(RecordingUpstream::count).collect();
+            let page = browser.visit(url).await;
+            assert_eq!(page.url.as_str(), url, "{}", page.describe());
+            let apps = self.apps.iter().zip(counts);
+            let apps = apps.filter(|((_, app), count)| app.count() > *count);
+            reached.extend(apps.map(|((name, _), _)| name.clone()));
+        }
+        let sign_ins = self.provider.authorizations().len() - before;
+        format!("{sign_ins} sign-in; {}", reached.join("; "))
+    }
+
     /// An answer of the gateway itself.
-    fn refusal(&self, page: &Page) -> String {
+    async fn refusal(&self, browser: &Browser, mut page: Page) -> String {
+        // With one sign-in for several hosts, the login begins at the login host.
+        let next = page.location();
+        if next.is_some_and(|next| next.path() == "/oauth2/ticket_request") {
+            page = browser.follow(&page).await;
+        }
         let target = page.location().map(String::from).unwrap_or_default();
         if target.starts_with(&format!("{}/authorize?", self.provider.url())) {
             "sign-in".to_owned()
@@ -439,6 +464,10 @@ async fn explain_decides_as_the_table_of_the_examples_states() {
         let [name, claims, request, expected] = row.split('\t').collect::<Vec<_>>()[..] else {
             panic!("not four columns: {row:?}")
         };
+        // The command explains one request.
+        if request.starts_with("pages ") {
+            continue;
+        }
         let path = &configurations[name];
         let said = explained(path, files.path(), [claims, request, expected]).await;
         if said != expected {

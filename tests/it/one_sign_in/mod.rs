@@ -209,7 +209,8 @@ async fn a_real_browser_has_one_sign_in_for_all_hosts() {
     });
     let browser = Chromium::leading("*:80", scene.gateway.address()).await;
     let path = format!("/page?x={}", "a".repeat(5000));
-    for host in [APP, WILD, LOGIN] {
+    // The host `IP` has no common domain with the other hosts.
+    for host in [APP, WILD, IP, LOGIN] {
         browser.open(&format!("{host}{path}")).await;
         let text = browser.wait_for(|url| url.ends_with(&path)).await;
         let host = host.trim_start_matches("http://");
@@ -221,7 +222,7 @@ async fn a_real_browser_has_one_sign_in_for_all_hosts() {
         .run("document.querySelector('form button').click()")
         .await;
     browser.wait_for(|url| url.ends_with("signed_out")).await;
-    for host in [APP, WILD, LOGIN] {
+    for host in [APP, WILD, IP, LOGIN] {
         browser.open(&format!("{host}/public/after")).await;
         let status = browser.promise("fetch('/api').then(r => r.status)").await;
         assert_eq!(status, 401, "{host}");
