@@ -74,10 +74,11 @@ fn listed(kind: &str) -> String {
 
 /// An auth check. `more` contains further lines.
 fn check(target: &str, fields: &[(&str, &str)], more: &str) -> String {
-    let fields: String = fields
-        .iter()
+    let lines = fields.iter();
+    let lines: Vec<_> = lines
         .map(|(name, value)| format!("{name}: {value}\r\n"))
         .collect();
+    let fields = lines.concat();
     format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{fields}{more}\r\n")
 }
 
