@@ -49,6 +49,7 @@ pub(super) fn check_buffers(
         needs_folder |= buffers.request_spill > 0 || buffers.answer_spill > 0;
         let refused = useless(route, buffers)
             .or_else(|| without_folder(buffers).filter(|_refused| !has_folder))
+            .or_else(|| without_memory(buffers, server?))
             .or_else(|| too_large(buffers, server?));
         if let Some((name, reason)) = refused {
             let key = format!("routes.{}.buffers.{name}", route.index());
@@ -129,6 +130,36 @@ fn without_folder(buffers: BufferSettings) -> Option<Refused> {
     set.map(|(name, _size)| (name, reason.to_owned()))
 }
 
+/// Returns the size of a buffer that can never exist, because there is no memory for buffers and the
+/// buffer has no file. Returns `None` if there is memory, or if the sizes have their defaults.
+fn without_memory(buffers: BufferSettings, server: &ServerSection) -> Option<Refused> {
+    if server.buffer_bytes() > 0 {
+        return None;
+    }
+    let default = BufferSettings::default();
+    let sizes = [
+        (
+            "request_kib",
+            buffers.request,
+            default.request,
+            buffers.request_spill,
+        ),
+        (
+            "answer_kib",
+            buffers.answer,
+            default.answer,
+            buffers.answer_spill,
+        ),
+    ];
+    let is_useless =
+        |size: usize, default: usize, file: usize| size > 0 && size != default && file == 0;
+    let mut useless = (sizes.into_iter())
+        .filter(|(_name, size, default, file)| is_useless(*size, *default, *file));
+    let (name, ..) = useless.next()?;
+    let reason = "has no effect, because server.buffer_mib = 0 leaves no memory for buffers";
+    Some((name, format!("{reason}; leave `{name}` out")))
+}
+
 /// Returns the key of a buffer size that is too large for the budget of one client, and the reason.
 /// One client gets at most half of a budget.
 fn too_large(buffers: BufferSettings, server: &ServerSection) -> Option<Refused> {
@@ -144,9 +175,23 @@ fn too_large(buffers: BufferSettings, server: &ServerSection) -> Option<Refused>
         return Some((name, reason.to_owned()));
     }
     // The memory of a buffer is a little larger than its content.
+    let memory = server.buffer_bytes();
     let in_memory = buffers.whole_request && buffers.request_spill == 0;
-    (in_memory && buffers.request > server.buffer_bytes() / 4).then(|| {
+    if in_memory && buffers.request > memory / 4 {
         let reason = "must be at most a quarter of server.buffer_mib on a route with whole_request";
-        ("request_kib", reason.to_owned())
+        return Some(("request_kib", reason.to_owned()));
+    }
+    if memory == 0 {
+        return None;
+    }
+    let sizes = [
+        ("request_kib", buffers.request),
+        ("answer_kib", buffers.answer),
+    ];
+    let large = sizes.into_iter().find(|(_name, size)| *size > memory / 2);
+    large.map(|(name, _size)| {
+        let reason = "must be at most half of server.buffer_mib, because one client gets at most half \
+                      of the memory";
+        (name, reason.to_owned())
     })
 }

@@ -151,6 +151,7 @@ fn buffers_that_mean_nothing_are_problems() {
             "routes.0.buffers.request_kib",
         ),
         ("buffers.answer_kib = -1", "routes.0.buffers.answer_kib"),
+        ("buffers.answer_kib = 32769", "routes.0.buffers.answer_kib"),
         (
             "stream = true\nbuffers.whole_request = true",
             "routes.0.buffers.whole_request",
@@ -186,6 +187,7 @@ fn buffers_that_mean_nothing_are_problems() {
         "stream = true\nbuffers.answer_kib = 0",
         "buffers.whole_request = true",
         "buffers = { whole_request = true, request_kib = 16384 }",
+        "buffers = { request_kib = 32768, answer_kib = 32768 }",
     ] {
         assert!(with(route).load().is_ok(), "{route}");
     }

@@ -63,6 +63,7 @@ pub(super) fn upstreams(
                 }
             };
             check_http1(&upstream, reader);
+            check_queue(&upstream, reader);
             Some(ParsedUpstream {
                 upstream,
                 assertions,
@@ -109,6 +110,20 @@ fn check_http1(upstream: &Upstream, reader: &mut Reader<'_>) {
             "has no effect, because field names are always in lower case with protocol = \"http2\"; \
              leave `title_case_fields` out",
         );
+    }
+}
+
+/// Refuses keys about waiting requests if no request can wait for a connection.
+fn check_queue(upstream: &Upstream, reader: &mut Reader<'_>) {
+    if upstream.settings().queue > 0 {
+        return;
+    }
+    for name in ["queue_wait_secs", "slow_client_secs", "max_share"] {
+        let key = format!("upstreams.{}.{name}", upstream.name());
+        if !reader.is_absent(&key) {
+            let reason = "has no effect, because no request waits for a connection with queue = 0";
+            reader.note(&key, format!("{reason}; leave `{name}` out"));
+        }
     }
 }
 

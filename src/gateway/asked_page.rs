@@ -10,7 +10,7 @@ use url::form_urlencoded;
 
 use super::page::Page;
 use super::{Body, RequestContext, WorkerSite, see_other, sign_in};
-use crate::login::{PublicUrl, ReturnTo};
+use crate::login::{NoReturn, PublicUrl, ReturnTo};
 use crate::target::Target;
 
 /// The field in which a proxy that is configured for oauth2-proxy names the requested page.
@@ -20,6 +20,10 @@ pub(super) const X_AUTH_REQUEST_REDIRECT: HeaderName =
 /// The parameters that name the page in a link of an app.
 const PARAMETERS: [&str; 2] = ["rd", "return_to"];
 
+/// A page of this site to which no login can return.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotKept;
+
 /// A page of this site.
 struct AskedPage {
     host: Rc<PublicUrl>,
@@ -28,10 +32,14 @@ struct AskedPage {
 
 impl WorkerSite {
     /// Returns the page that `text` names: a path of the host of the request, or a URL at a host of
-    /// this site. Returns `None` if `text` names no page of this site.
+    /// this site. Returns `None` if `text` names no page of this site, or an endpoint of the gateway.
     ///
     /// The scheme of the URL has no meaning, because another proxy can end TLS.
-    fn page_of_site(&self, context: &RequestContext, text: &str) -> Option<AskedPage> {
+    fn page_of_site(
+        &self,
+        context: &RequestContext,
+        text: &str,
+    ) -> Option<Result<AskedPage, NotKept>> {
         let unsecured = || text.strip_prefix("http://");
         let (host, local) = match text.strip_prefix("https://").or_else(unsecured) {
             Some(rest) => {
@@ -40,24 +48,37 @@ impl WorkerSite {
                 let host = self.public_url(&authority.to_ascii_lowercase())?;
                 (host, if local.is_empty() { "/" } else { local })
             }
+            // Browsers read `//` and `/\` as the beginning of the host of another site.
+            None if !text.starts_with('/') || text.starts_with("//") || text.starts_with("/\\") => {
+                return None;
+            }
             None => (Rc::clone(&context.public_url), text),
         };
-        let page = ReturnTo::parse(local, self.own())?;
-        Some(AskedPage { host, page })
+        match ReturnTo::read(local, self.own()) {
+            Ok(page) => Some(Ok(AskedPage { host, page })),
+            Err(NoReturn::Unusable) => Some(Err(NotKept)),
+            Err(NoReturn::OwnEndpoint) => None,
+        }
     }
 
     /// Returns the page of this host that a link of an app names. Returns the start page if the link
-    /// names another page, and `None` if the link names no page.
-    pub(super) fn page_in_link(&self, context: &RequestContext) -> Option<ReturnTo> {
+    /// names an address of another site, and `None` if the link names no page.
+    pub(super) fn page_in_link(
+        &self,
+        context: &RequestContext,
+    ) -> Option<Result<ReturnTo, NotKept>> {
         let asked = self.page_of_site(context, &parameter(context)?);
-        let here = asked.filter(|asked| asked.host == context.public_url);
-        Some(here.map_or_else(ReturnTo::root, |asked| asked.page))
+        Some(match asked {
+            Some(Ok(asked)) if asked.host == context.public_url => Ok(asked.page),
+            Some(Err(NotKept)) => Err(NotKept),
+            Some(Ok(_)) | None => Ok(ReturnTo::root()),
+        })
     }
 
     /// Returns the URL of the same request at another host of this site, if the link names a page of
     /// this host. A session belongs to one host, so the login has to begin at the host of the page.
     fn start_at_other_host(&self, context: &RequestContext) -> Option<String> {
-        let asked = self.page_of_site(context, &parameter(context)?);
+        let asked = self.page_of_site(context, &parameter(context)?)?.ok();
         let AskedPage { host, page } = asked.filter(|asked| asked.host != context.public_url)?;
         let query = context.target.query().unwrap_or_default();
         let others = form_urlencoded::parse(query.as_bytes());
@@ -89,7 +110,7 @@ impl WorkerSite {
     /// oauth2-proxy.
     pub(super) fn page_of_proxy(&self, context: &RequestContext) -> Option<ReturnTo> {
         let value = context.parts.headers.get(X_AUTH_REQUEST_REDIRECT)?;
-        let asked = self.page_of_site(context, value.to_str().ok()?)?;
+        let asked = self.page_of_site(context, value.to_str().ok()?)?.ok()?;
         (asked.host == context.public_url).then_some(asked.page)
     }
 

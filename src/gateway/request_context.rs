@@ -6,13 +6,13 @@ use http::request::Parts;
 use http::{HeaderMap, Version, header};
 use url::Url;
 
-use super::asked_page::X_AUTH_REQUEST_REDIRECT;
+use super::asked_page::{NotKept, X_AUTH_REQUEST_REDIRECT};
 use super::auth_check::AuthCheck;
 use super::navigation::{self, is_navigation};
 use super::{ClientConnection, Error, Record, WorkerSite, grpc};
 use crate::fields::forwarded::{Client, Scheme};
 use crate::fields::{self, TrailerSupport, UpgradeRequest, request_id};
-use crate::login::{OwnPaths, PublicUrl, ReturnTo};
+use crate::login::{NoReturn, OwnPaths, PublicUrl, ReturnTo};
 use crate::server::{Connection, Security};
 use crate::target::Target;
 
@@ -71,15 +71,24 @@ impl RequestContext {
         (url.origin().ascii_serialization() == self.public_url.origin()).then_some(url)
     }
 
-    /// Returns the page in `Referer`, if the page belongs to the same origin. A page of another
-    /// origin must not decide to which page the user returns.
+    /// Like [`RequestContext::referring_page`], but also `None` if no login can return to the page.
     pub(super) fn referrer(&self, own: &OwnPaths) -> Option<ReturnTo> {
+        self.referring_page(own)?.ok()
+    }
+
+    /// Returns the page in `Referer`, if the page belongs to the same origin and is not an endpoint
+    /// of the gateway. A page of another origin must not decide to which page the user returns.
+    pub(super) fn referring_page(&self, own: &OwnPaths) -> Option<Result<ReturnTo, NotKept>> {
         let url = self.own_referrer()?;
         let query = url
             .query()
             .map(|query| format!("?{query}"))
             .unwrap_or_default();
-        ReturnTo::parse(&format!("{}{query}", url.path()), own)
+        match ReturnTo::read(&format!("{}{query}", url.path()), own) {
+            Ok(page) => Some(Ok(page)),
+            Err(NoReturn::Unusable) => Some(Err(NotKept)),
+            Err(NoReturn::OwnEndpoint) => None,
+        }
     }
 }
 

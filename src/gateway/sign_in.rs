@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use url::form_urlencoded;
 
+use super::asked_page::NotKept;
 use super::page::Page;
 use super::tab_page::InTab;
 use super::{Body, RequestContext, WorkerSite, explain};
@@ -24,6 +25,9 @@ pub(super) struct SignInRequest {
     /// The parameters of the sign-in request that are meant for the provider. No name occurs twice.
     passed: Vec<(String, String)>,
     return_to: ReturnTo,
+    /// Whether `return_to` is the start page because no login can return to the page that the user
+    /// came from.
+    page_is_lost: bool,
 }
 
 impl SignInRequest {
@@ -34,10 +38,10 @@ impl SignInRequest {
     fn read(
         context: &RequestContext,
         login: &Login,
-        (linked, of_proxy): (Option<ReturnTo>, Option<ReturnTo>),
+        (linked, of_proxy): (Option<Result<ReturnTo, NotKept>>, Option<ReturnTo>),
     ) -> Self {
         let mut request = Self::to_return(ReturnTo::root());
-        let (mut return_to, mut max_age) = (None, None);
+        let (mut sealed, mut max_age) = (None, None);
         let query = context.target.query().unwrap_or_default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
@@ -45,15 +49,22 @@ impl SignInRequest {
                 "prompt" => request.prompt = Prompt::in_link(&value),
                 "remember" => request.remember = value == "1",
                 "max_age" => max_age = value.parse().ok(),
-                "to" => return_to = login.unseal(&value, &context.public_url),
+                "to" => sealed = Some(login.unseal(&value, &context.public_url).ok_or(NotKept)),
                 name if login.passes(name, &value) => request.pass(name, value.into_owned()),
                 _ => {}
             }
         }
         request.prompt = request.prompt.with_max_age(max_age);
-        let return_to = return_to.or(linked).or(of_proxy);
-        if let Some(return_to) = return_to.or_else(|| context.referrer(login.own())) {
-            request.return_to = return_to;
+        let (sealed, unopened) = match sealed {
+            Some(Err(NotKept)) => (None, Some(Err(NotKept))),
+            sealed => (sealed, None),
+        };
+        let asked = sealed.or(linked).or(of_proxy.map(Ok));
+        let asked = asked.or_else(|| context.referring_page(login.own()));
+        match asked.or(unopened) {
+            Some(Ok(return_to)) => request.return_to = return_to,
+            Some(Err(NotKept)) => request.page_is_lost = true,
+            None => {}
         }
         request
     }
@@ -73,6 +84,7 @@ impl SignInRequest {
             remember: false,
             passed: Vec::new(),
             return_to,
+            page_is_lost: false,
         }
     }
 
@@ -102,6 +114,7 @@ impl SignInRequest {
             remember: request.remember,
             passed: request.passed.clone(),
             return_to: request.return_to.clone(),
+            page_is_lost: false,
         }
     }
 
@@ -145,6 +158,10 @@ impl WorkerSite {
         }
         let pages = (self.page_in_link(context), of_proxy);
         let mut request = SignInRequest::read(context, self.login(), pages);
+        if request.page_is_lost {
+            let request_id = context.request_id();
+            tracing::debug!(request.id = request_id, "Page not kept");
+        }
         let return_to = request.return_to.clone();
         let saved = match self.login().save_page(return_to, context.login_origin()) {
             Ok((return_to, saved)) => {
@@ -352,7 +369,13 @@ impl WorkerSite {
             let href = request.at(Some(name), self.login(), &context.public_url);
             (*name, href)
         });
-        let page = self.choices(links);
+        let mut page = self.choices(links);
+        if request.page_is_lost {
+            page = page.paragraph(
+                "The address of the page that you came from could not be kept, so the sign-in ends \
+                 at the start page.",
+            );
+        }
         if !self.login().asks_to_remember() {
             return page;
         }

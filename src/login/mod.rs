@@ -68,6 +68,7 @@ pub(crate) use self::public_urls::PublicUrls;
 pub(crate) use self::redirection::RedirectionEndpoints;
 pub(crate) use self::remember::RememberMe;
 pub use self::request::{Callback, PreviousSession, Start};
+pub(crate) use self::return_to::NoReturn;
 pub use self::return_to::ReturnTo;
 pub(crate) use self::revocation::RevocationRequest;
 pub(crate) use self::same_origin::{SameOrigin, same_origin, same_origin_get};

@@ -28,6 +28,15 @@ const MAX_SHORT: usize = 1024;
 #[derive(Clone, Eq, PartialEq)]
 pub struct ReturnTo(Box<str>);
 
+/// The reason why no login may return to a page.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum NoReturn {
+    /// The page is an endpoint of the gateway.
+    OwnEndpoint,
+    /// The address is too long, or two programs could read the address in different ways.
+    Unusable,
+}
+
 fn sealed_for(origin: &str) -> Vec<u8> {
     associated_data(b"return_to", &[origin.as_bytes()])
 }
@@ -38,7 +47,17 @@ impl ReturnTo {
         Self("/".into())
     }
 
-    /// Accepts a path with an optional query, and removes a fragment. `parse` returns `None` for:
+    /// Like [`ReturnTo::read`], but without the reason of a refusal.
+    pub(crate) fn parse(text: &str, own: &OwnPaths) -> Option<Self> {
+        Self::read(text, own).ok()
+    }
+
+    /// Accepts a path with an optional query, and removes a fragment.
+    ///
+    /// # Errors
+    ///
+    /// [`NoReturn::OwnEndpoint`] for every path of the gateway's own endpoints, in any spelling,
+    /// because a return to a login endpoint would start an endless loop. [`NoReturn::Unusable`] for:
     ///
     /// - text of more than 8192 bytes, and text with a backslash or with bytes that are not visible
     ///   ASCII;
@@ -46,22 +65,20 @@ impl ReturnTo {
     ///   with exactly one slash, or that has dot segments, control characters or double encodings;
     /// - control characters other than tabs and line ends in the query, after one or two
     ///   percent-decodings;
-    /// - a first segment that looks like a URL scheme if a program drops the leading slash;
-    /// - every path of the gateway's own endpoints, in any spelling, because a return to a login
-    ///   endpoint would start an endless loop.
+    /// - a first segment that looks like a URL scheme if a program drops the leading slash.
     ///
-    /// `parse` accepts the unusual forms of a path that the settings of a route can allow. When the
+    /// `read` accepts the unusual forms of a path that the settings of a route can allow. When the
     /// browser returns to such a path, the gateway judges the path again.
-    pub(crate) fn parse(text: &str, own: &OwnPaths) -> Option<Self> {
+    pub(crate) fn read(text: &str, own: &OwnPaths) -> Result<Self, NoReturn> {
         let visible = text
             .bytes()
             .all(|byte| byte.is_ascii_graphic() && byte != b'\\');
         if text.len() > MAX || !visible {
-            return None;
+            return Err(NoReturn::Unusable);
         }
         let local = match text.split_once('#') {
             // `&#` is refused, because `&#` begins an HTML character reference and not a fragment.
-            Some((before, _)) if before.ends_with('&') => return None,
+            Some((before, _)) if before.ends_with('&') => return Err(NoReturn::Unusable),
             Some((before, _)) => before,
             None => text,
         };
@@ -69,19 +86,25 @@ impl ReturnTo {
             Some((path, query)) => (path, Some(query)),
             None => (local, None),
         };
-        let (path, readings) = readings_of(path)?;
+        let (path, readings) = readings_of(path).ok_or(NoReturn::Unusable)?;
+        if readings.iter().any(|reading| own.may_cover(reading)) {
+            return Err(NoReturn::OwnEndpoint);
+        }
         let is_refused = |reading: &Reading| {
             let first_segment = reading.path().split('/').nth(1).unwrap_or_default();
-            first_segment.ends_with(':') || own.may_cover(reading)
+            first_segment.ends_with(':')
         };
         if readings.iter().any(is_refused) || query.is_some_and(has_control) {
-            return None;
+            return Err(NoReturn::Unusable);
         }
         let whole = match query {
             Some(query) => format!("{path}?{query}"),
             None => path,
         };
-        (whole.len() <= MAX).then(|| Self(whole.into()))
+        if whole.len() > MAX {
+            return Err(NoReturn::Unusable);
+        }
+        Ok(Self(whole.into()))
     }
 
     /// Returns the page that a request asks for.

@@ -35,6 +35,40 @@ fn labels(page: &Page) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn the_page_says_if_the_sign_in_cannot_return_to_the_page_of_the_user() {
+    let two = TwoProviders::start(EITHER).await;
+    let long = format!("{ORIGIN}/{}", "a".repeat(8192));
+    for (query, referrer, is_lost) in [
+        ("", "", false),
+        ("?rd=%2Fpage", "", false),
+        ("?rd=%2Fa%2F..%2Fb", "", true),
+        ("?return_to=http%3A%2F%2Flocalhost%2F%5Ca", "", true),
+        ("?rd=%2Foauth2%2Fsign_out", "", false),
+        ("?rd=%2F%2Fevil.test%2F", "", false),
+        ("?rd=%2F%5Cevil.test%2F..%2F", "", false),
+        ("?rd=https%3A%2F%2Fevil.test%2F..%2F", "", false),
+        ("?to=forged", "", true),
+        ("?to=forged", "http://localhost/page", false),
+        ("?to=forged", "http://localhost/oauth2/sign_in", true),
+        ("", "http://localhost/oauth2/signed_out", false),
+        ("", "http://localhost/a%00b", true),
+        ("", "https://evil.test/a%00b", false),
+        ("", &long, true),
+        ("?rd=%2Fpage", &long, false),
+    ] {
+        let address = url(&format!("/oauth2/sign_in{query}"));
+        let mut request = BrowserRequest::navigation(&address);
+        if !referrer.is_empty() {
+            request = request.field("referer", referrer);
+        }
+        let page = two.browser().send(request).await;
+        assert_eq!(page.status, 200, "{}", page.describe());
+        let says = page.text().contains("could not be kept");
+        assert_eq!(says, is_lost, "{query} {referrer}");
+    }
+}
+
+#[tokio::test]
 async fn users_choose_a_provider_and_return_to_their_page() {
     let two = TwoProviders::start(EITHER).await;
     for (label, provider) in [("main", &two.main), ("Other & <Sons>", &two.other)] {

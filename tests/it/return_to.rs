@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use crate::fragments::long_path;
-use crate::support::browser::Page;
+use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
-use crate::support::provider::parameters;
+use crate::support::gateway::{Process, Settings};
+use crate::support::provider::{StandIn, parameters};
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, SESSION, Scene, refusal, url};
 use crate::support::two_providers::TwoProviders;
+use crate::support::upstream::RecordingUpstream;
 
 #[tokio::test]
 async fn a_36_parameters_of_a_sign_in_change_nothing_of_the_request() {
@@ -333,4 +335,22 @@ async fn a_50_a_saved_page_of_another_tab_or_host_is_refused() {
     }
     let page = scene.browser().open(&url(&one)).await;
     assert_eq!(refusal(&page), "400 page_not_saved", "{}", page.describe());
+}
+
+#[tokio::test]
+async fn the_log_says_if_a_sign_in_cannot_return_to_the_page_of_the_user() {
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
+    let process = Process::start_with(settings, "level = \"debug\"\n").await;
+    let browser = Browser::new().leading(ORIGIN, process.address());
+    // The events of the first two requests are in the log before the event of the last request.
+    for asked in ["%2Fpage", "%2F%2Fevil.test%2F..%2F", "%2Fa%2F..%2Fb"] {
+        let page = browser
+            .open(&url(&format!("/oauth2/sign_in?rd={asked}")))
+            .await;
+        assert_eq!(page.status, 303, "{}", page.describe());
+    }
+    let logged = |log: &str| log.matches("Page not kept").count() == 1;
+    process.wait_for_log(logged).await;
+    assert!(!process.log().contains("evil.test"), "{}", process.log());
 }

@@ -23,6 +23,9 @@ use crate::support::wire::TEST_TIMEOUT;
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSES: u32 = 20;
 
+/// The number of connections that an app has by default.
+const CONNECTIONS: usize = 256;
+
 /// The path of a long answer.
 const LONG_PATH: &str = "/long";
 
@@ -119,15 +122,16 @@ impl Connection {
         }
     }
 
-    /// Returns whether the attack was not ended by the gateway.
-    async fn run(self, door: Arc<Door>) -> bool {
+    /// Returns whether an upload lasted as long as the attack. `None` if the connection has no
+    /// upload.
+    async fn run(self, door: Arc<Door>) -> Option<bool> {
         match self.crowd.streams {
             0 => self.over_http_1(&door).await,
             _ => self.over_http_2(&door).await,
         }
     }
 
-    async fn over_http_1(&self, door: &Door) -> bool {
+    async fn over_http_1(&self, door: &Door) -> Option<bool> {
         let mut slow = Raw::over(door.connect_from(self.source, SMALL).await);
         let cookie = self.cookie.as_ref();
         let fields = cookie.map(|pair| format!("Cookie: {pair}\r\n"));
@@ -137,20 +141,20 @@ impl Connection {
             let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
             slow.send(request).await;
             sleep(PAUSE * PAUSES).await;
-            return true;
+            return None;
         }
         slow.send(upload(&path, &fields)).await;
         for _ in 0..PAUSES {
             // An answer or the end of the connection ends the attack.
             if timeout(PAUSE, slow.more()).await.is_ok() {
-                return false;
+                return Some(false);
             }
             slow.send("a").await;
         }
-        true
+        Some(true)
     }
 
-    async fn over_http_2(&self, door: &Door) -> bool {
+    async fn over_http_2(&self, door: &Door) -> Option<bool> {
         let stream = door.connect_from(self.source, SMALL).await;
         let mut slow = H2::over(stream, "localhost", door.http2()).await;
         let streams = (0..self.crowd.streams).map(|number| number * 2 + 1);
@@ -166,10 +170,8 @@ impl Connection {
                 slow.data(*stream, b"a").await;
             }
         }
-        match uploads.first() {
-            Some(stream) => timeout(LOOK, slow.block(*stream)).await.is_err(),
-            None => true,
-        }
+        let answer = timeout(LOOK, slow.block(*uploads.first()?));
+        Some(answer.await.is_err())
     }
 
     /// Opens an HTTP/2 stream.
@@ -269,16 +271,37 @@ impl Crowd {
             timeout(TEST_TIMEOUT, connecting).await.unwrap();
             let lasted = attacks.join_all().await;
             if self.buffers {
-                assert_eq!(
-                    lasted,
-                    vec![true; self.connections],
-                    "an attack ended early"
-                );
+                let mut uploads = lasted.into_iter().flatten();
+                assert!(uploads.all(|lasted| lasted), "an upload ended early");
+                self.assert_buffered(row).await;
             } else {
                 self.assert_scarce(row).await;
             }
         })
         .await;
+    }
+
+    /// The number of answers that nobody reads.
+    fn readers(&self) -> usize {
+        let streams = usize::try_from(self.streams).unwrap().max(1);
+        let kinds = self.what.len();
+        let readers = self.what.iter().filter(|what| **what == Read).count();
+        self.connections * streams * readers / kinds
+    }
+
+    /// Fails if buffered uploads have used connections of the app, or if the slow readers have not.
+    /// An answer that nobody reads is larger than its buffer.
+    async fn assert_buffered(&self, row: &Row) {
+        let (readers, most) = (self.readers(), row.app.most_connections());
+        if readers == 0 {
+            assert!(most < 20, "the uploads used {most} connections");
+            return;
+        }
+        let expected = readers.min(CONNECTIONS) / 2;
+        assert!(most >= expected, "the readers used {most} connections");
+        if readers > CONNECTIONS {
+            assert!(evictions(row).await > 0, "no slow reader had to give way");
+        }
     }
 
     /// Fails unless connections of the app were scarce: a slow client has lost a connection, or the

@@ -25,6 +25,11 @@ use crate::support::upstream::{Recorded, RecordingUpstream};
 /// A host that gets its sessions from the login host.
 const APP: &str = "http://app.localhost";
 
+/// A wildcard in `public_url`, and a host of the wildcard. The host gets its sessions from the login
+/// host.
+const WILDCARD: &str = "http://*.apps.localhost";
+const WILD: &str = "http://one.apps.localhost";
+
 /// The fields of a page load.
 const NAVIGATION: &str =
     "Sec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nAccept: text/html\r\n";
@@ -44,8 +49,12 @@ struct Mode {
     name: &'static str,
     /// Keys of the app.
     app: &'static str,
-    /// Keys of the route, which has the prefix `/`.
+    /// Keys of the route.
     route: &'static str,
+    /// The prefix of the route, with which each path of a client begins. Empty: `/`.
+    prefix: &'static str,
+    /// The path in the URL of the app.
+    app_path: &'static str,
     /// Other tables.
     tables: &'static str,
     /// The origin to which the requests are sent.
@@ -59,18 +68,26 @@ struct Mode {
 const USER: (&str, Sees) = ("X-Forwarded-User", Sees::Exactly("alice"));
 const BEARER: (&str, Sees) = ("Authorization", Sees::Token("Bearer alice.canary."));
 const NO_AUTHORIZATION: (&str, Sees) = ("Authorization", Sees::Nothing);
+const ACCESS_TOKEN: (&str, Sees) = ("X-Access-Token", Sees::Token("alice.canary."));
+/// The user name `zoe` and the password `s3cret-canary`.
+const BASIC: (&str, Sees) = (
+    "Authorization",
+    Sees::Exactly("Basic em9lOnMzY3JldC1jYW5hcnk="),
+);
 
 const DEFAULT: Mode = Mode {
     name: "default",
     app: "",
     route: "",
+    prefix: "",
+    app_path: "",
     tables: "",
     origin: ORIGIN,
     app_prefix: "",
     sees: &[USER, BEARER],
 };
 
-const MODES: [Mode; 16] = [
+const MODES: [Mode; 19] = [
     DEFAULT,
     Mode {
         name: "id_token",
@@ -87,24 +104,13 @@ const MODES: [Mode; 16] = [
     Mode {
         name: "token_field",
         route: "token_field = \"X-Access-Token\"",
-        sees: &[
-            USER,
-            NO_AUTHORIZATION,
-            ("X-Access-Token", Sees::Token("alice.canary.")),
-        ],
+        sees: &[USER, NO_AUTHORIZATION, ACCESS_TOKEN],
         ..DEFAULT
     },
     Mode {
         name: "basic",
         route: "basic = { user = { claim = \"preferred_username\" }, password_file = \"PASSWORD\" }",
-        // The user name `zoe` and the password `s3cret-canary`.
-        sees: &[
-            USER,
-            (
-                "Authorization",
-                Sees::Exactly("Basic em9lOnMzY3JldC1jYW5hcnk="),
-            ),
-        ],
+        sees: &[USER, BASIC],
         ..DEFAULT
     },
     Mode {
@@ -177,6 +183,44 @@ const MODES: [Mode; 16] = [
         route: "keep_fragment = true",
         ..DEFAULT
     },
+    Mode {
+        name: "removed_prefix",
+        app: "title_case_fields = true",
+        route: "rewrite = { app_prefix = \"/\", \
+                prefix_fields = [\"X-Forwarded-Prefix\", \"X-Script-Name\"] }",
+        prefix: "/wiki/base",
+        app_path: "/base",
+        // The other paths lead to the same app.
+        tables: "[[routes]]\nprefix = \"/\"\n",
+        app_prefix: "/base",
+        sees: &[
+            USER,
+            BEARER,
+            ("X-Forwarded-Prefix", Sees::Exactly("/wiki")),
+            ("X-Script-Name", Sees::Exactly("/wiki")),
+        ],
+        ..DEFAULT
+    },
+    Mode {
+        name: "app_basic",
+        app: "basic = { user = { claim = \"preferred_username\" }, password_file = \"PASSWORD\" }",
+        tables: "[upstreams.app.assertions]\n\
+                 fields.\"X-Unit\" = { claim = \"org.unit\", encoding = \"rfc2047\" }\n\
+                 [login]\nhost = \"http://localhost\"\n",
+        origin: WILD,
+        sees: &[
+            USER,
+            BASIC,
+            ("X-Unit", Sees::Exactly("=?utf-8?b?S8O8Y2hl?=")),
+        ],
+        ..DEFAULT
+    },
+    Mode {
+        name: "app_token_field",
+        app: "token_field = \"X-Access-Token\"\ntitle_case_fields = true",
+        sees: &[USER, NO_AUTHORIZATION, ACCESS_TOKEN],
+        ..DEFAULT
+    },
 ];
 
 impl Mode {
@@ -190,6 +234,35 @@ impl Mode {
             *name == "Authorization" && !matches!(sees, Sees::Nothing)
         };
         self.sees.iter().any(written)
+    }
+
+    /// Whether the app gets this field from the gateway.
+    fn writes(&self, name: &str) -> bool {
+        self.sees.iter().any(|(written, _)| *written == name)
+    }
+
+    /// Whether the field names of requests to the app begin each word with a capital letter.
+    fn has_title_case(&self) -> bool {
+        self.app.contains("title_case_fields")
+    }
+
+    /// The target by which a client reaches the path of `target` at the app.
+    fn public_target(&self, target: &[u8]) -> Vec<u8> {
+        let origin = target.windows(3).position(|window| window == b"://");
+        let at = match origin {
+            _ if target.starts_with(b"/") => 0,
+            Some(at) => {
+                let authority = &target[at + 3..];
+                let end = authority.iter().position(|byte| b"/?#".contains(byte));
+                at + 3 + end.unwrap_or(authority.len())
+            }
+            // The target has no path.
+            None => return target.to_vec(),
+        };
+        let (before, after) = target.split_at(at);
+        let has_root = self.prefix.is_empty() || after.starts_with(b"/");
+        let root = if has_root { "" } else { "/" };
+        [before, self.prefix.as_bytes(), root.as_bytes(), after].concat()
     }
 
     /// Whether the route allows all unusual forms of a path.
@@ -219,20 +292,32 @@ impl Running {
             "preferred_username": "zoe", "org": { "unit": "Küche" },
         }));
         let app = RecordingUpstream::start().await;
+        let url = [&*app.url(), mode.app_path].concat();
         let settings = if mode.app.contains("id_token") {
-            openid::settings_without_routes(&provider.url(), &app.url(), &[])
+            openid::settings_without_routes(&provider.url(), &url, &[])
         } else {
-            Settings::new(ORIGIN, &provider.url(), &app.url())
+            Settings::new(ORIGIN, &provider.url(), &url)
         };
         let password = settings.file("password", "s3cret-canary\n");
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let key = settings.file("key", &key);
         let tables = tables.replace("KEY", &key);
+        let app_keys = mode.app.replace("PASSWORD", &password);
         let route = mode.route.replace("PASSWORD", &password);
+        let prefix = match mode.prefix {
+            "" => "/",
+            prefix => prefix,
+        };
+        let mut origins = vec![ORIGIN, APP];
+        if mode.origin == WILD {
+            origins.push(WILDCARD);
+        }
         let settings = settings
-            .public_urls(&[ORIGIN, APP])
-            .app(&format!("{}\n", mode.app))
-            .with(&format!("{tables}[[routes]]\n{route}\n"));
+            .public_urls(&origins)
+            .app(&format!("{app_keys}\n"))
+            .with(&format!(
+                "{tables}[[routes]]\nprefix = \"{prefix}\"\n{route}\n"
+            ));
         Self {
             mode,
             gateway: Gateway::with_clock(settings, clock),
@@ -250,7 +335,8 @@ impl Running {
         let address = self.gateway.address();
         let browser = Browser::new()
             .leading(ORIGIN, address)
-            .leading(APP, address);
+            .leading(APP, address)
+            .leading(WILD, address);
         browser.plant(&self.provider.url(), "user=alice; Path=/");
         browser
     }
@@ -288,9 +374,11 @@ impl Running {
         (outcome.responses.pop(), arrived)
     }
 
-    /// Sends a GET request. Returns the status, and the request that reached the app.
+    /// Sends a GET request for a path of the app. Returns the status, and the request that reached
+    /// the app.
     async fn status(&self, target: &[u8], lines: &[u8]) -> (u16, Option<Recorded>) {
-        let (response, arrived) = self.send("GET", target, (lines, b"")).await;
+        let sent = self.mode.public_target(target);
+        let (response, arrived) = self.send("GET", &sent, (lines, b"")).await;
         let context = format!("{}: {}", self.mode.name, latin1(target));
         (response.expect(&context).status(), arrived)
     }
@@ -329,6 +417,9 @@ impl Running {
             };
             let mode = self.mode.name;
             assert!(held, "{mode} {context}: {name} is {values:?}");
+            let as_written = latin1(&request.head.bytes).contains(&format!("\r\n{name}: "));
+            let expected = self.mode.has_title_case() && !values.is_empty();
+            assert_eq!(as_written, expected, "{mode} {context}: {name}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::{APP, MODES, NAVIGATION, Running, latin1, passed};
+use super::{APP, MODES, NAVIGATION, Running, WILD, latin1, passed};
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::form::decode;
@@ -258,7 +258,7 @@ impl Running {
             browser.plant(self.mode.origin, &cookie);
         }
         let provider = Url::parse(&self.provider.url()).unwrap().origin();
-        let known = [ORIGIN, APP, &provider.ascii_serialization()].map(str::to_owned);
+        let known = [ORIGIN, APP, WILD, &provider.ascii_serialization()].map(str::to_owned);
         let assert_known = |url: &Url| {
             let origin = url.origin().ascii_serialization();
             assert!(known.contains(&origin), "{context} led to {url}");
