@@ -2,17 +2,19 @@
 
 use super::*;
 
+/// Runs the check over the network, and returns its findings as lines.
+async fn found(settings: &RedisSettings) -> String {
+    let mut findings = crate::origin::Findings::new("store".to_owned());
+    settings.probe(&mut findings).await;
+    let list = findings.into_list();
+    let lines = list.iter().map(ToString::to_string);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 #[tokio::test]
-async fn the_check_over_the_network_reports_policy_persistence_and_rights() {
+async fn the_check_over_the_network_reports_policy_and_persistence() {
     let server = Server::start(&[]);
     let mut settings = server.settings();
-    let found = async |settings: &RedisSettings| {
-        let mut findings = crate::origin::Findings::new("store".to_owned());
-        settings.probe(&mut findings).await;
-        let list = findings.into_list();
-        let lines = list.iter().map(ToString::to_string);
-        lines.collect::<Vec<_>>().join("\n")
-    };
     let good = found(&settings).await;
     assert!(good.contains("loses all sessions"), "{good}");
     assert!(
@@ -38,6 +40,14 @@ async fn the_check_over_the_network_reports_policy_persistence_and_rights() {
         durable.contains("append-only file") && !durable.contains("appendonly no"),
         "{durable}"
     );
+    settings.servers = vec![settings::Address::Unix("/nowhere/redis.sock".into())];
+    assert!(found(&settings).await.contains("cannot be reached"));
+}
+
+#[tokio::test]
+async fn the_check_over_the_network_reports_missing_rights() {
+    let server = Server::start(&[]);
+    let settings = server.settings();
     assert_eq!(
         server.command(&["ACL", "SETUSER", "default", "-pubsub"]),
         "OK"
@@ -72,8 +82,6 @@ async fn the_check_over_the_network_reports_policy_persistence_and_rights() {
             "{missing}: {without}"
         );
     }
-    settings.servers = vec![settings::Address::Unix("/nowhere/redis.sock".into())];
-    assert!(found(&settings).await.contains("cannot be reached"));
 }
 
 #[tokio::test]
@@ -88,8 +96,7 @@ async fn stores_in_two_databases_share_no_messages_and_no_replicas() {
         started.wait_until_up().await;
     }
     // The check is no replica.
-    let mut findings = crate::origin::Findings::new("store".to_owned());
-    settings.probe(&mut findings).await;
+    found(&settings).await;
     for (started, expected) in [(&first, 1), (&second, 2)] {
         let events = started.shared.names.events();
         assert!(events.starts_with(&settings.prefix), "{events}");
@@ -128,12 +135,9 @@ async fn the_check_does_not_subscribe_to_the_changes() {
         .unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(watch.stdout.take().unwrap()));
     assert_eq!(lines.next().unwrap().unwrap(), "OK");
-    let mut findings = crate::origin::Findings::new("store".to_owned());
-    settings.probe(&mut findings).await;
-    let subscribed = lines.map_while(Result::ok);
-    let subscribed = subscribed
-        .filter(|line| line.contains("\"SUBSCRIBE\""))
-        .next();
+    found(&settings).await;
+    let mut lines = lines.map_while(Result::ok);
+    let subscribed = lines.find(|line| line.contains("\"SUBSCRIBE\""));
     watch.kill().unwrap();
     watch.wait().unwrap();
     let subscribed = subscribed.unwrap();
