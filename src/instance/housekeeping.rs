@@ -57,6 +57,7 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState) {
             );
         }
         metrics.sessions(sessions.count(), sessions.pushed_out());
+        metrics.unreadable_sessions(sessions.unreadable());
         metrics.session_store(sessions.ready().is_ok(), sessions.replicas());
     }
 }

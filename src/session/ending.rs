@@ -3,8 +3,8 @@
 //! The gateway looks up the session of a request only when the request begins. A stream lasts
 //! longer than a request, and a stream must end when the session of the stream ends. To end
 //! streams, each worker has an [`EndRegistry`]. When the end of a session is committed, the store
-//! informs the registry. Once per second, the registry also looks for sessions that have passed a
-//! deadline. A request that registers no work does not use the registry.
+//! informs the registry. Once per second, or more often if the store is shared, the registry also
+//! looks for sessions that have passed a deadline or that a shared store has to confirm. A request that registers no work does not use the registry.
 
 #![expect(
     clippy::disallowed_types,
@@ -25,7 +25,7 @@ use super::stored::Stored;
 use super::{Session, SessionKey, SessionState, Sessions, StoreError};
 use crate::clock::{Clock, Timestamp};
 
-/// The time between two searches for sessions that have passed a deadline.
+/// The longest time between two searches for sessions that have passed a deadline.
 const BETWEEN_SWEEPS: Duration = Duration::from_secs(1);
 
 /// The reason why a session has ended.
@@ -210,7 +210,9 @@ impl EndRegistry {
     pub fn start(sessions: Arc<Sessions>, clock: Clock) -> Self {
         let (registry, ends) = Self::new(sessions);
         // The handle of the task is not needed, because the task ends by itself.
-        drop(spawn_local(serve(Rc::downgrade(&registry.0), ends, clock)));
+        let pause = between_sweeps(registry.0.sessions.store.coherence());
+        let work = serve(Rc::downgrade(&registry.0), ends, (clock, pause));
+        drop(spawn_local(work));
         registry
     }
 
@@ -334,10 +336,21 @@ impl Drop for EndWatch {
     }
 }
 
+/// Returns the time between two searches. If a report of a shared store is lost, its cache is out of date
+/// after three quarters of the time `coherence`, and the next search must begin in the last quarter.
+fn between_sweeps(coherence: Option<Duration>) -> Duration {
+    let quarter = coherence.and_then(|coherence| coherence.checked_div(4));
+    quarter.map_or(BETWEEN_SWEEPS, |quarter| quarter.min(BETWEEN_SWEEPS))
+}
+
 /// Informs a registry about sessions that have ended or passed a deadline. The task runs until the
 /// registry is dropped.
-async fn serve(registry: Weak<Registry>, mut ends: mpsc::UnboundedReceiver<End>, clock: Clock) {
-    let mut ticks = interval(BETWEEN_SWEEPS);
+async fn serve(
+    registry: Weak<Registry>,
+    mut ends: mpsc::UnboundedReceiver<End>,
+    (clock, pause): (Clock, Duration),
+) {
+    let mut ticks = interval(pause);
     // A busy worker can miss the times of one or more sweeps. The worker skips a missed sweep,
     // because the next sweep finds all expired sessions.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -415,3 +415,16 @@ async fn the_task_of_a_worker_takes_ends_and_sweeps_by_the_clock() {
         })
         .await;
 }
+
+#[test]
+fn silence_and_the_next_search_together_take_no_longer_than_the_bound() {
+    for seconds in 1..=60 {
+        let bound = Duration::from_secs(seconds);
+        let silence = bound / 4 * 3;
+        assert!(silence + between_sweeps(Some(bound)) <= bound, "{bound:?}");
+    }
+    // Deadlines are noticed within a second, whatever the bound is.
+    for bound in [None, Some(Duration::from_mins(1))] {
+        assert_eq!(between_sweeps(bound), BETWEEN_SWEEPS);
+    }
+}

@@ -447,6 +447,12 @@ impl Sessions {
         self.store.cache().evicted()
     }
 
+    /// Returns the number of reads of a shared store that found a session which cannot be read, by
+    /// reason.
+    pub(crate) fn unreadable(&self) -> [(&'static str, u64); 3] {
+        self.store.unreadable()
+    }
+
     /// Returns the number of bytes that count towards the capacity of the cache: the contents of
     /// the cached sessions, plus [`OVERHEAD`] for each session.
     pub fn weight(&self) -> u64 {

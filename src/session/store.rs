@@ -10,6 +10,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cache::SessionCache;
 use super::ending::{End, EndReason};
@@ -82,6 +83,18 @@ pub(super) trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns the number of processes that share the store.
     fn replicas(&self) -> NonZeroU32 {
         NonZeroU32::MIN
+    }
+
+    /// Returns the number of reads of a shared store that found a session which cannot be read, by
+    /// reason.
+    fn unreadable(&self) -> [(&'static str, u64); 3] {
+        [("damaged", 0), ("newer", 0), ("unknown_key", 0)]
+    }
+
+    /// Returns the time after which no replica uses a session that another replica has ended. `None`
+    /// if only this process uses the store.
+    fn coherence(&self) -> Option<Duration> {
+        None
     }
 
     /// Reads a session. This method must not put the session into the cache. Only

@@ -73,6 +73,7 @@ pub struct Metrics {
     refreshing: Gauge,
     sessions: Gauge,
     pushed_out: Counter,
+    unreadable: Family<Labels, Counter>,
     store_up: Gauge,
     store_replicas: Gauge,
     sites: Gauge,
@@ -112,6 +113,7 @@ impl Default for Metrics {
             refreshing: Gauge::default(),
             sessions: Gauge::default(),
             pushed_out: Counter::default(),
+            unreadable: Family::default(),
             store_up: Gauge::default(),
             store_replicas: Gauge::default(),
             sites: Gauge::default(),
@@ -184,6 +186,8 @@ impl Metrics {
         registry.register("sessions", "Open sessions", self.sessions.clone());
         let pushed_out = "Sessions that were pushed out since the start because memory was full";
         registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
+        let unreadable = "Reads of sessions in a shared store that cannot be read, by reason";
+        registry.register("unreadable_sessions", unreadable, self.unreadable.clone());
         let store_up = "1 if the session store answers and accepts changes, otherwise 0";
         registry.register("session_store_up", store_up, self.store_up.clone());
         let replicas = "Processes that share the session store";
@@ -365,6 +369,15 @@ impl Metrics {
     pub fn sessions(&self, live: u64, pushed_out: u64) {
         self.sessions.set(i64::try_from(live).unwrap_or(i64::MAX));
         self.pushed_out.inner().store(pushed_out, Ordering::Relaxed);
+    }
+
+    /// Sets the numbers of reads that found a session which cannot be read, by reason.
+    pub(crate) fn unreadable_sessions(&self, counts: [(&'static str, u64); 3]) {
+        for (reason, count) in counts {
+            let labels = vec![("reason", reason.into())];
+            let counter = self.unreadable.get_or_create_owned(&labels);
+            counter.inner().store(count, Ordering::Relaxed);
+        }
     }
 
     /// Sets whether the session store answers and accepts changes, and the number of processes that

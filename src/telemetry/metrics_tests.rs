@@ -37,6 +37,7 @@ fn the_documentation_lists_every_metric() {
     metrics.broken_answer("app", "client_gone");
     metrics.evicted("app", "request", "slow_client");
     metrics.refused_spill("full");
+    metrics.unreadable_sessions([("damaged", 1), ("newer", 1), ("unknown_key", 1)]);
     metrics.stream("app", "response").count_end("complete");
     metrics.reload(Reload::Applied);
     let mut names = names(&metrics.encode());
@@ -95,6 +96,7 @@ fn logins_sessions_and_token_calls_are_shown() {
     metrics.groups_left_out("main", 3);
     metrics.evicted("app", "request", "slow_client");
     metrics.sessions(7, 2);
+    metrics.unreadable_sessions([("damaged", 4), ("newer", 0), ("unknown_key", 0)]);
     let lasting = (metrics.waiting(), metrics.refreshing());
     assert!(metrics.encode().contains("sidegate_waiting_requests 1"));
     assert!(metrics.encode().contains("sidegate_refreshes_under_way 1"));
@@ -111,6 +113,8 @@ fn logins_sessions_and_token_calls_are_shown() {
         "sidegate_refreshes_under_way 0",
         "sidegate_sessions 7",
         "sidegate_sessions_pushed_out_total 2",
+        "sidegate_unreadable_sessions_total{reason=\"damaged\"} 4",
+        "sidegate_unreadable_sessions_total{reason=\"newer\"} 0",
         concat!(
             "sidegate_build_info{version=\"",
             env!("CARGO_PKG_VERSION"),

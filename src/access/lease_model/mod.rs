@@ -6,6 +6,11 @@
 //! come late. The number of faults is limited. The time is not limited, but a state contains only the
 //! times since the last steps and until the next ends, so the number of states is limited.
 //!
+//! The check is written by hand, and is a search through all states in about a hundred lines. A library
+//! such as `stateright` needs the same model, and brings a web server and an actor system with it.
+//! `loom` checks threads that share memory, not processes that share a store and lose messages. The model
+//! calls the functions of `lease_use`, so the check covers the code that runs.
+//!
 //! The model makes two assumptions. A request that a replica has written reaches the provider
 //! within the deadline of the call, or never. A replica looks at the time that is left of its lease
 //! and writes its request without a pause in between. No program can do without the second

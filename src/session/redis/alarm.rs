@@ -7,6 +7,7 @@ use std::time::Duration;
 use redis::RedisError;
 
 use super::error::RedisConnectError;
+use crate::session::SessionKey;
 use crate::telemetry::{EventLimiter, chain};
 
 /// The problems that the log has reported.
@@ -14,6 +15,9 @@ use crate::telemetry::{EventLimiter, chain};
 pub(super) struct Alarm {
     is_down: AtomicBool,
     is_refused: AtomicBool,
+    has_no_count: AtomicBool,
+    clock_differs: EventLimiter,
+    unreadable: EventLimiter,
     refused_commands: EventLimiter,
 }
 
@@ -22,6 +26,9 @@ impl Default for Alarm {
         Self {
             is_down: AtomicBool::new(false),
             is_refused: AtomicBool::new(false),
+            has_no_count: AtomicBool::new(false),
+            clock_differs: EventLimiter::new(Duration::from_mins(1)),
+            unreadable: EventLimiter::new(Duration::from_mins(1)),
             refused_commands: EventLimiter::new(Duration::from_mins(1)),
         }
     }
@@ -53,6 +60,46 @@ impl Alarm {
         if self.refused_commands.is_due(reason, now) {
             let error = chain(error);
             tracing::error!(reason, error, "The session store refused a command");
+        }
+    }
+
+    /// Reports that the server does not count the replicas. The log contains this event once.
+    pub(super) fn replicas_unknown(&self, error: &RedisError) {
+        if !self.has_no_count.swap(true, Ordering::Relaxed) {
+            let (reason, error) = ("replicas_unknown", chain(error));
+            tracing::warn!(
+                reason,
+                error,
+                "The session store does not count the replicas; this replica makes calls to \
+                 providers as if it were the only one"
+            );
+        }
+    }
+
+    /// Reports that the clock of the server differs from the gateway's clock. The log contains at most
+    /// one such event in a minute. `ahead` is the time by which the server is ahead, in milliseconds.
+    pub(super) fn clock_differs(&self, ahead: i64, now: Duration) {
+        let (reason, seconds) = ("clock_differs", ahead / 1000);
+        if self.clock_differs.is_due(reason, now) {
+            tracing::error!(
+                reason,
+                seconds,
+                "The clock of the session store differs from the clock of this machine; this replica \
+                 ends no idle sessions in the store"
+            );
+        }
+    }
+
+    /// Reports a session that cannot be read. For each reason, the log contains at most one such event
+    /// in a minute.
+    pub(super) fn unreadable(&self, reason: &'static str, key: &SessionKey, now: Duration) {
+        if self.unreadable.is_due(reason, now) {
+            let key = key.log_prefix();
+            tracing::error!(
+                reason,
+                session.key = key,
+                "A session in the store cannot be read"
+            );
         }
     }
 

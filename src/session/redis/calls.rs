@@ -1,13 +1,10 @@
 //! The changes and reads of sessions.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::RedisError;
-
 use super::Shared;
-use super::commands::Commands;
-use super::error::{Meaning, meaning};
 use super::event::{letter, uses_bytes};
 use super::scripts::{END, END_ALL, LIST, OPEN, REPLACE, SWEEP, TOUCH};
 use super::value::{self, Unusable, provider_hash};
@@ -20,7 +17,7 @@ use crate::session::stored::Stored;
 use crate::session::{EndReason, Maintained, SessionKey, StoreError, record};
 
 /// The maximum number of sessions that one script ends. Other commands wait for a running script.
-const AT_ONCE: usize = 1000;
+pub(super) const AT_ONCE: usize = 1000;
 /// The maximum number of sessions that one sweep ends.
 const MAX_REMOVED: usize = 100;
 /// The time for which the server keeps a session longer than its lifetime, so that the clocks of the
@@ -28,8 +25,6 @@ const MAX_REMOVED: usize = 100;
 const BEYOND_LIFETIME: Duration = Duration::from_mins(1);
 /// The largest number that the server stores exactly as a score.
 const LARGEST_SCORE: u64 = 1 << 53;
-/// The maximum number of sign-outs that wait for the server.
-const MAX_PENDING: usize = 100_000;
 
 /// Returns the time for which the server keeps a session, in milliseconds.
 pub(super) fn lifetime(session: &Stored, now: Timestamp) -> u64 {
@@ -54,7 +49,7 @@ fn keys(answer: Vec<Vec<u8>>) -> Vec<SessionKey> {
 }
 
 /// Returns the form in which scripts know a group: its kind in one byte, and its hash or its keys.
-fn group_bytes(group: &Group) -> Vec<u8> {
+pub(super) fn group_bytes(group: &Group) -> Vec<u8> {
     let of = |kind: u8, hash: [u8; 16]| [&[kind], hash.as_slice()].concat();
     match group {
         Group::All => vec![b'A'],
@@ -75,7 +70,7 @@ impl Shared {
         self: Arc<Self>,
         key: SessionKey,
     ) -> Result<Option<Arc<Stored>>, StoreError> {
-        if self.is_pending(&key) {
+        if self.pending.is_ended(&key) {
             return Ok(None);
         }
         let mut commands = redis::pipe();
@@ -105,16 +100,13 @@ impl Shared {
     ) -> Result<Option<Arc<Stored>>, StoreError> {
         let (head, session) = match value::open(key, stored, used, &self.keys.load()) {
             Ok(opened) => opened,
-            Err(Unusable::Newer) => return Err(StoreError::Newer),
-            Err(Unusable::UnknownKey) => return Err(StoreError::UnknownKey),
-            Err(Unusable::Damaged) => {
-                let (reason, key) = ("session_damaged", key.log_prefix());
-                tracing::error!(
-                    reason,
-                    session.key = key,
-                    "A session in the store is damaged and counts as ended"
-                );
-                return Ok(None);
+            Err(unusable) => {
+                self.note_unreadable(&key, unusable);
+                return match unusable {
+                    Unusable::Newer => Err(StoreError::Newer),
+                    Unusable::UnknownKey => Err(StoreError::UnknownKey),
+                    Unusable::Damaged => Ok(None),
+                };
             }
         };
         let registrations = self.registrations.load();
@@ -122,6 +114,16 @@ impl Shared {
         let known = provider.and_then(|name| Some(provider_hash(name, registrations.get(name)?)));
         let is_known = known == Some(head.provider);
         Ok(is_known.then(|| Arc::new(session)))
+    }
+
+    fn note_unreadable(&self, key: &SessionKey, unusable: Unusable) {
+        let (count, reason) = match unusable {
+            Unusable::Damaged => (&self.unreadable.damaged, "session_damaged"),
+            Unusable::Newer => (&self.unreadable.newer, "session_of_newer_version"),
+            Unusable::UnknownKey => (&self.unreadable.unknown_key, "session_of_unknown_key"),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.alarm.unreadable(reason, key, self.clock.since_epoch());
     }
 
     pub(super) async fn open(
@@ -181,8 +183,11 @@ impl Shared {
         sealed.ok_or_else(|| StoreError::Refused(Arc::new(error)))
     }
 
+    /// Notes the sessions that this replica has ended at the server.
     fn note_ends(&self, keys: &[SessionKey], why: EndReason) {
+        let now = self.clock.now();
         for key in keys {
+            self.pending.note_end(*key, why, now);
             self.cache.apply(Event::Ended(*key, why));
         }
     }
@@ -251,13 +256,12 @@ impl Shared {
                 if ended == 0 {
                     return Ok(Vec::new());
                 }
-                self.cache.apply(Event::Ended(key, why));
+                self.note_ends(&[key], why);
                 Ok(vec![(key, why)])
             }
-            (Err(StoreError::Unavailable(error)), Which::Key(_)) => {
-                if !self.keep_pending(key, why) {
-                    return Err(StoreError::Unavailable(error));
-                }
+            (Err(StoreError::Unavailable(_) | StoreError::Refused(_)), Which::Key(_))
+                if self.pending.end(key, why) =>
+            {
                 self.cache.apply(Event::Ended(key, why));
                 Ok(vec![(key, why)])
             }
@@ -268,7 +272,7 @@ impl Shared {
         }
     }
 
-    fn end_command(&self, which: &Which, why: EndReason) -> redis::Cmd {
+    pub(super) fn end_command(&self, which: &Which, why: EndReason) -> redis::Cmd {
         let version = match which {
             Which::Key(_) => Vec::new(),
             Which::Version(_, version) => value::version_bytes(*version).to_vec(),
@@ -279,48 +283,6 @@ impl Shared {
             .arg(&[letter(why)])
             .arg(version);
         command
-    }
-
-    /// Keeps the end of a session until the server answers again. Returns false if there are too
-    /// many such ends.
-    fn keep_pending(&self, key: SessionKey, why: EndReason) -> bool {
-        let mut pending = self.pending();
-        if pending.len() >= MAX_PENDING {
-            return false;
-        }
-        pending.insert(key, why);
-        true
-    }
-
-    /// Returns true if the session has ended here, but the server does not know it yet.
-    pub(super) fn is_pending(&self, key: &SessionKey) -> bool {
-        self.pending().contains_key(key)
-    }
-
-    fn pending(&self) -> MutexGuard<'_, std::collections::HashMap<SessionKey, EndReason>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends the sessions that have ended here while the server did not answer.
-    pub(super) async fn end_pending(&self, commands: &mut Commands) -> Result<(), RedisError> {
-        let all: Vec<_> = self
-            .pending()
-            .iter()
-            .map(|(key, why)| (*key, *why))
-            .collect();
-        for (key, why) in all {
-            let command = self.end_command(&Which::Key(key), why);
-            let ended: Result<(i64, i64), _> = command.query_async(commands).await;
-            let count = match ended {
-                Ok((_ended, count)) => count,
-                // The next heartbeat tries again. The sessions stay ended at this replica.
-                Err(error) if meaning(&error) == Meaning::Refused => break,
-                Err(error) => return Err(error),
-            };
-            self.note_count(count);
-            self.pending().remove(&key);
-        }
-        Ok(())
     }
 
     pub(super) async fn end_all(self: Arc<Self>, order: EndAll) -> Result<EndedAll, StoreError> {
@@ -409,7 +371,9 @@ impl Shared {
             command.arg(uses_bytes(some));
             let (count, missing): (i64, Vec<Vec<u8>>) = self.send(&command).await?;
             self.note_count(count);
-            self.note_ends(&keys(missing), EndReason::Elsewhere);
+            for key in keys(missing) {
+                self.cache.apply(Event::Ended(key, EndReason::Elsewhere));
+            }
         }
         Ok(())
     }
@@ -419,6 +383,10 @@ impl Shared {
     /// idle time. The server itself removes sessions at the end of their lifetime.
     pub(super) async fn sweep(self: Arc<Self>, now: Timestamp) -> Result<Maintained, StoreError> {
         self.cache.run_pending_tasks();
+        if self.clock_differs() {
+            // A replica whose clock is fast would end sessions that are in use.
+            return Ok(Maintained::Done);
+        }
         let unused = self.limits.idle();
         let unused = millis(unused.saturating_add(self.settings.report_delay));
         let Some(before) = now.as_millis().checked_sub(unused) else {

@@ -172,6 +172,9 @@ impl Shared {
 
     /// Notes the number of replicas: the number of connections that get the messages about changes.
     fn note_replicas(&self, answer: Option<&Result<Value, RedisError>>) {
+        if let Some(Err(error)) = answer {
+            self.alarm.replicas_unknown(error);
+        }
         // The answer contains the name of the channel and the number.
         if let Some(Ok(Value::Array(answer))) = answer
             && let Some(Value::Int(replicas)) = answer.last()

@@ -3,7 +3,8 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::link::Link;
 use super::{RedisStore, Shared};
@@ -57,7 +58,7 @@ impl Store for RedisStore {
     }
 
     fn is_pending(&self, key: &SessionKey) -> bool {
-        self.shared.is_pending(key)
+        self.shared.pending.is_ended(key)
     }
 
     fn count(&self) -> u64 {
@@ -67,6 +68,20 @@ impl Store for RedisStore {
     fn replicas(&self) -> NonZeroU32 {
         let replicas = self.shared.replicas.load(Ordering::Relaxed);
         NonZeroU32::new(replicas).unwrap_or(NonZeroU32::MIN)
+    }
+
+    fn unreadable(&self) -> [(&'static str, u64); 3] {
+        let counts = &self.shared.unreadable;
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        [
+            ("damaged", of(&counts.damaged)),
+            ("newer", of(&counts.newer)),
+            ("unknown_key", of(&counts.unknown_key)),
+        ]
+    }
+
+    fn coherence(&self) -> Option<Duration> {
+        Some(self.shared.settings.coherence)
     }
 
     fn get(&self, key: SessionKey) -> StoreFuture<'_, Option<Arc<Stored>>> {

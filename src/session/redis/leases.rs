@@ -7,21 +7,21 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::Shared;
-use super::scripts::{LEASE, RELEASE};
+use super::pending::Release;
+use super::scripts::LEASE;
 use crate::clock::Timestamp;
 use crate::secret::random;
 use crate::session::lease::{HeldLease, Holder, Lease, StoreLease};
 use crate::session::{SessionKey, StoreError};
 
-/// The length of the token of a lease, in bytes.
-const TOKEN: usize = 16;
+/// The token of a lease, which identifies its holder: random bytes.
+pub(super) type Token = [u8; 16];
 
 /// A lease of this replica.
 struct RedisLease {
     shared: Arc<Shared>,
     runtime: Handle,
-    key: SessionKey,
-    token: [u8; TOKEN],
+    release: Release,
     /// False if the server has certainly not given the lease to this replica.
     may_be_held: bool,
 }
@@ -29,7 +29,7 @@ struct RedisLease {
 impl fmt::Debug for RedisLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisLease")
-            .field("key", &self.key.log_prefix())
+            .field("key", &self.release.key.log_prefix())
             .finish_non_exhaustive()
     }
 }
@@ -41,14 +41,13 @@ impl Drop for RedisLease {
         if !self.may_be_held {
             return;
         }
-        let mut command = self.shared.names.call(RELEASE);
-        command
-            .arg(self.key.as_bytes().as_slice())
-            .arg(self.token.as_slice());
-        let shared = Arc::clone(&self.shared);
-        // If the release fails, the lease ends when its time is over.
-        self.runtime
-            .spawn(async move { shared.send::<i64>(&command).await.map(drop) });
+        let (shared, release) = (Arc::clone(&self.shared), self.release);
+        self.runtime.spawn(async move {
+            let command = shared.release_command(&release);
+            if shared.send::<i64>(&command).await.is_err() {
+                shared.pending.release(release);
+            }
+        });
     }
 }
 
@@ -60,7 +59,7 @@ impl Shared {
         key: SessionKey,
         (now, until): (Timestamp, Timestamp),
     ) -> Result<StoreLease, StoreError> {
-        let token = random().map_err(|error| StoreError::Refused(Arc::new(error)))?;
+        let token: Token = random().map_err(|error| StoreError::Refused(Arc::new(error)))?;
         let duration = until.since(now).max(Duration::from_millis(1));
         let mut command = self.names.call(LEASE);
         command
@@ -72,8 +71,7 @@ impl Shared {
         let mut lease = RedisLease {
             shared: Arc::clone(&self),
             runtime,
-            key,
-            token,
+            release: Release { key, token, until },
             may_be_held: true,
         };
         let left: i64 = self.send(&command).await?;

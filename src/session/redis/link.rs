@@ -32,8 +32,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between two attempts to connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The number of heartbeats between two questions to the Sentinels.
+/// The number of heartbeats between two questions to the Sentinels, and between two looks at the clock
+/// of the server.
 const BETWEEN_QUESTIONS: u64 = 20;
+/// The largest accepted difference between the clock of the server and the gateway's clock.
+const LARGEST_DIFFERENCE: Duration = Duration::from_secs(10);
 
 /// The state of the connection.
 #[derive(Clone, Debug)]
@@ -255,7 +258,26 @@ impl Shared {
         let ahead = i128::from(millis).saturating_sub(i128::from(middle.as_millis()));
         let ahead = i64::try_from(ahead).unwrap_or_default();
         self.server_ahead.store(ahead, Ordering::Relaxed);
+        if self.clock_differs() {
+            self.alarm.clock_differs(ahead, self.clock.since_epoch());
+        }
         Ok(())
+    }
+
+    /// Returns true if the clock of the server differs so much from the gateway's clock that one of the
+    /// two is wrong.
+    pub(super) fn clock_differs(&self) -> bool {
+        let ahead = self.server_ahead.load(Ordering::Relaxed);
+        !self.clock.is_manual() && differs(ahead)
+    }
+
+    /// From time to time, reads the clock of the server again.
+    fn watch_clock(self: &Arc<Self>, number: u64, mut commands: Commands) {
+        if number.is_multiple_of(BETWEEN_QUESTIONS) {
+            let shared = Arc::clone(self);
+            // The heartbeats show whether the server answers.
+            tokio::spawn(async move { shared.look_at_clock(&mut commands).await.map_err(drop) });
+        }
     }
 
     /// Sends heartbeats until the connection ends.
@@ -286,6 +308,7 @@ impl Shared {
                     let number = sent.begin(&self.clock);
                     self.beat(open.commands.clone(), number, signals.clone());
                     self.ask_sentinels(number, &open.server, signals.clone());
+                    self.watch_clock(number, open.commands.clone());
                     let waiting = sent.waiting(&self.clock);
                     if waiting > self.silence() {
                         // The gateway's clock may have been set back, so the time limit of the last
@@ -329,8 +352,11 @@ impl Shared {
     /// Notes that a heartbeat came back. `is_new` is true if no heartbeat of this connection has come
     /// back before.
     async fn note_up(&self, open: &Open, is_new: &mut bool) -> Result<(), RedisError> {
-        // Other replicas must learn of these ends before this replica begins to make changes.
-        self.end_pending(&mut open.commands.clone()).await?;
+        let mut commands = open.commands.clone();
+        if *is_new {
+            self.repeat_ends(&mut commands).await?;
+        }
+        self.make_pending(&mut commands).await?;
         if self.has_lost_answers.swap(false, Ordering::Relaxed) {
             // The server has executed the command by now, if it executes the command at all. This
             // replica ignores its own messages, so the store has to confirm each session.
@@ -398,6 +424,11 @@ impl Shared {
         };
         self.cache.coherence().set_until(until);
     }
+}
+
+/// Returns true if a clock that is ahead by this number of milliseconds, or behind, cannot be right.
+pub(super) fn differs(ahead: i64) -> bool {
+    Duration::from_millis(ahead.unsigned_abs()) > LARGEST_DIFFERENCE
 }
 
 /// Waits until a command has failed in a way that the connection must be replaced.

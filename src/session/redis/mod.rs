@@ -25,11 +25,6 @@
 //! when a script reads the index. Every key except `{i1}` has a time to live, and the sweep removes
 //! the entries of `{i1}`, so the server needs no cleaning by hand.
 
-#![expect(
-    clippy::disallowed_types,
-    reason = "a lock for sign-outs during an outage; no request with a cached session takes it"
-)]
-
 mod alarm;
 mod calls;
 mod commands;
@@ -41,16 +36,16 @@ mod intents;
 mod leases;
 mod link;
 mod moving;
+mod pending;
 mod probe;
 mod reconfiguring;
 mod scripts;
 mod settings;
 mod value;
 
-use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use redis::RedisError;
@@ -63,6 +58,7 @@ use self::event::Origin;
 use self::link::{Link, connecting};
 pub(crate) use self::moving::{Destination, move_sessions};
 pub use self::moving::{MoveError, Moved};
+use self::pending::Pending;
 use self::scripts::Names;
 pub use self::settings::RedisSettings;
 use crate::clock::{Clock, Timestamp};
@@ -71,7 +67,7 @@ use crate::secret::random;
 use crate::session::cache::{Eviction, SessionCache};
 use crate::session::groups::digest_of;
 use crate::session::limits::Limits;
-use crate::session::{EndReason, Registrations, SessionKey, StartError, StoreError, StoreTag};
+use crate::session::{Registrations, StartError, StoreError, StoreTag};
 
 /// The parts of a replica that do not come from the settings of the store.
 #[derive(Debug)]
@@ -91,6 +87,14 @@ pub(super) struct RedisStore {
     shared: Arc<Shared>,
     runtime: Handle,
     store_tag: StoreTag,
+}
+
+/// The numbers of reads whose session could not be read, by reason.
+#[derive(Debug, Default)]
+struct Unreadable {
+    damaged: AtomicU64,
+    newer: AtomicU64,
+    unknown_key: AtomicU64,
 }
 
 /// The data of a replica.
@@ -118,8 +122,8 @@ struct Shared {
     /// Whether the answer to a command is missing, so that the server may have made a change of which
     /// this replica does not know.
     has_lost_answers: AtomicBool,
-    /// The sessions that have ended at this replica while the server did not answer.
-    pending: Mutex<HashMap<SessionKey, EndReason>>,
+    pending: Pending,
+    unreadable: Unreadable,
 }
 
 impl fmt::Debug for Shared {
@@ -144,6 +148,7 @@ impl RedisStore {
         let shared = Arc::new(Shared {
             names: Names {
                 prefix: settings.prefix.clone(),
+                database: settings.database,
                 origin,
             },
             cache: new_cache(replica.capacity),
@@ -159,7 +164,8 @@ impl RedisStore {
             server_ahead: AtomicI64::new(0),
             last_heartbeat: AtomicU64::new(0),
             has_lost_answers: AtomicBool::new(false),
-            pending: Mutex::default(),
+            pending: Pending::default(),
+            unreadable: Unreadable::default(),
             settings,
         });
         // Until the first heartbeat, the cache is not known to be up to date.

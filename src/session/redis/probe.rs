@@ -1,12 +1,15 @@
 //! The check of the store over the network, for `sidegate check --online`.
 
-use redis::{FromRedisValue, RedisError};
+use redis::{Cmd, FromRedisValue, RedisError};
 
 use super::commands::Commands;
 use super::connect::connect;
-use super::scripts::{Names, TOUCH};
+use super::link::differs;
+use super::scripts::{END, LEASE, Names, RELEASE, REPLACE};
 use super::settings::RedisSettings;
+use crate::clock::Clock;
 use crate::origin::Findings;
+use crate::secret::random;
 use crate::telemetry::chain;
 
 /// The first version of Redis that has all commands of the scripts.
@@ -35,6 +38,18 @@ impl RedisSettings {
                 ),
             ),
         }
+        let mut save = redis::cmd("CONFIG");
+        save.arg("GET").arg("save");
+        // The user of the store is usually not allowed to use this command.
+        let answer = ask::<Vec<(String, String)>>(&mut open.commands, &mut save)
+            .await
+            .ok();
+        let save = answer.as_deref().and_then(|found| found.first());
+        let save = save.map(|(_name, value)| value.as_str());
+        if let Ok(info) = &info {
+            report_persistence(info, save, findings);
+        }
+        probe_clock(&mut open.commands, findings).await;
         self.probe_rights(&mut open.commands, findings).await;
     }
 
@@ -42,29 +57,14 @@ impl RedisSettings {
     async fn probe_rights(&self, commands: &mut Commands, findings: &mut Findings) {
         let names = Names {
             prefix: self.prefix.clone(),
+            database: self.database,
             origin: *b"checking",
         };
-        let mut write = redis::cmd("SET");
-        write.arg(names.presence()).arg("").arg("PX").arg(1000);
-        let mut read = redis::cmd("GET");
-        read.arg(names.presence());
-        let mut index = redis::cmd("ZCARD");
-        index.arg(names.index());
-        let mut publish = redis::cmd("PUBLISH");
-        publish.arg(names.heartbeats()).arg("");
-        let mut script = names.call(TOUCH);
-        script.arg("");
-        let time = redis::cmd("TIME");
-        let steps = [
-            ("prefix", "write keys", write),
-            ("prefix", "read keys", read),
-            ("prefix", "read indexes", index),
-            ("prefix", "send messages", publish),
-            ("username_file", "run scripts", script),
-            ("username_file", "read the time of the server", time),
-        ];
+        let Ok(random) = random() else {
+            return findings.problem("urls", "the system has no random numbers".to_owned());
+        };
         let mut is_good = true;
-        for (key, what, mut command) in steps {
+        for (key, what, mut command) in steps(&names, random) {
             if let Err(error) = ask::<redis::Value>(commands, &mut command).await {
                 is_good = false;
                 findings.problem(
@@ -73,8 +73,8 @@ impl RedisSettings {
                 );
             }
         }
-        let channels = [names.events(), names.heartbeats()];
-        if let Err(error) = commands.subscribe(&channels[..]).await {
+        // A subscription to the channel of the changes would count as a replica.
+        if let Err(error) = commands.subscribe(&[names.heartbeats()]).await {
             is_good = false;
             findings.problem(
                 "prefix",
@@ -90,19 +90,133 @@ impl RedisSettings {
     }
 }
 
+/// A command of the check: the setting to which a failure belongs, what the command does, and the
+/// command.
+type Step = (&'static str, &'static str, Cmd);
+
+/// Returns the commands of the check. They use a session that does not exist, and a key that the last
+/// command removes.
+fn steps(names: &Names, random: [u8; 16]) -> Vec<Step> {
+    let command = |name: &str, key: &str| {
+        let mut command = redis::cmd(name);
+        command.arg(key);
+        command
+    };
+    let script = |script: &str| {
+        let mut command = names.call(script);
+        command.arg(random.as_slice());
+        command
+    };
+    let (text, index) = (names.presence(), names.mark('c', &random));
+    let mut write = command("SET", &text);
+    write.arg("").arg("PX").arg(1000);
+    let mut write_index = command("ZADD", &index);
+    write_index.arg(0).arg("member");
+    let mut expire = command("PEXPIRE", &index);
+    expire.arg(1000);
+    let mut scan = command("ZSCAN", &index);
+    scan.arg(0);
+    let mut publish = command("PUBLISH", &names.heartbeats());
+    publish.arg("");
+    let mut count = command("PUBSUB", "NUMSUB");
+    count.arg(names.events());
+    let mut replace = script(REPLACE);
+    replace.arg("").arg("");
+    let mut lease = script(LEASE);
+    lease.arg("check").arg(1000);
+    let mut release = script(RELEASE);
+    release.arg("check");
+    let mut end = script(END);
+    end.arg("x").arg("");
+    vec![
+        ("prefix", "write keys", write),
+        ("prefix", "read keys", command("GET", &text)),
+        ("prefix", "write indexes", write_index),
+        ("prefix", "limit the time of keys", expire),
+        ("prefix", "read indexes", scan),
+        ("prefix", "count sessions", command("ZCARD", &names.index())),
+        ("prefix", "remove keys", command("DEL", &index)),
+        ("prefix", "send messages", publish),
+        ("username_file", "count the replicas", count),
+        ("username_file", "replace sessions", replace),
+        ("username_file", "acquire leases", lease),
+        ("username_file", "release leases", release),
+        ("username_file", "end sessions", end),
+    ]
+}
+
+/// Compares the clock of the server with the clock of this machine.
+async fn probe_clock(commands: &mut Commands, findings: &mut Findings) {
+    let clock = Clock::system();
+    let now = clock.now();
+    let time = ask::<(u64, u64)>(commands, &mut redis::cmd("TIME")).await;
+    let seconds = match time {
+        Ok((seconds, _micros)) => seconds,
+        Err(error) => {
+            return findings.problem(
+                "username_file",
+                format!(
+                    "the user of the store cannot read the time of the server: {}",
+                    chain(&error)
+                ),
+            );
+        }
+    };
+    let here = i64::try_from(now.as_millis() / 1000).unwrap_or_default();
+    let there = i64::try_from(seconds).unwrap_or_default();
+    let ahead = there.saturating_sub(here);
+    if differs(ahead.saturating_mul(1000)) {
+        findings.warning("urls", clock_warning(ahead));
+    }
+}
+
+fn clock_warning(ahead: i64) -> String {
+    format!(
+        "the clock of the server differs by {} s from the clock of this machine; synchronize both \
+         clocks",
+        ahead.unsigned_abs()
+    )
+}
+
 async fn ask<T: FromRedisValue>(
     commands: &mut Commands,
-    command: &mut redis::Cmd,
+    command: &mut Cmd,
 ) -> Result<T, RedisError> {
     command.query_async(commands).await
 }
 
+/// Returns a value of the answer to the command `INFO`.
+fn value_of<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = info.lines();
+    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
+}
+
+/// Reports what a restart of the server loses. `save` is the server's setting of that name, if the
+/// server tells the setting.
+fn report_persistence(info: &str, save: Option<&str>, findings: &mut Findings) {
+    if value_of(info, "aof_enabled") == Some("1") {
+        return findings.good(
+            "urls",
+            "the server writes every change to its append-only file",
+        );
+    }
+    let lost = match save {
+        Some("") => "and makes no snapshots (save), so a restart of the server loses all sessions",
+        Some(_) => "so a restart of the server loses the latest logins and sign-outs",
+        None => {
+            "so a restart of the server loses the latest logins and sign-outs, and all sessions if \
+             the server makes no snapshots"
+        }
+    };
+    findings.warning(
+        "urls",
+        format!("the server has no append-only file (appendonly no), {lost}"),
+    );
+}
+
 /// Reports what the server says about itself.
 fn report(info: &str, findings: &mut Findings) {
-    let value = |name: &str| {
-        let mut lines = info.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
-    };
+    let value = |name| value_of(info, name);
     // Valkey reports a version of Redis for programs that compare versions.
     let version = value("redis_version").unwrap_or_default();
     let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
@@ -133,21 +247,43 @@ fn report(info: &str, findings: &mut Findings) {
         ),
         None => {}
     }
-    let has_append = value("aof_enabled") == Some("1");
-    let saved = value("rdb_last_save_time").is_some_and(|time| time != "0");
-    if has_append {
-        findings.good(
-            "urls",
-            "the server writes every change to its append-only file",
-        );
-    } else if saved {
-        findings.warning(
-            "urls",
-            "the server has no append-only file (appendonly no), so a restart of the server loses \
-             the latest logins and sign-outs",
-        );
-    }
     if value("role") == Some("slave") {
         findings.problem("urls", "the server is a replica and accepts no writes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_check_says_what_a_restart_of_the_server_loses() {
+        let found = |info: &str, save: Option<&str>| {
+            let mut findings = Findings::new("store".to_owned());
+            report_persistence(info, save, &mut findings);
+            let list = findings.into_list();
+            list.iter().map(ToString::to_string).collect::<String>()
+        };
+        let none = "aof_enabled:0\r\n";
+        let all = found(none, Some(""));
+        assert!(all.contains("loses all sessions"), "{all}");
+        let latest = found(none, Some("3600 1"));
+        assert!(
+            latest.contains("the latest logins") && !latest.contains("all sessions"),
+            "{latest}"
+        );
+        let unknown = found(none, None);
+        assert!(
+            unknown.contains("if the server makes no snapshots"),
+            "{unknown}"
+        );
+        assert!(!found("aof_enabled:1\r\n", None).contains("loses"));
+    }
+
+    #[test]
+    fn clocks_that_differ_by_more_than_ten_seconds_are_reported() {
+        assert!(!differs(10_000) && !differs(-10_000));
+        assert!(differs(10_001) && differs(-10_001) && differs(i64::MIN));
+        assert!(clock_warning(-15).contains("differs by 15 s"));
     }
 }

@@ -29,6 +29,8 @@ pub(super) const TAKE: &str = script!("take");
 #[derive(Debug)]
 pub(super) struct Names {
     pub(super) prefix: String,
+    /// The number of the database. The channels of a server are the same in all databases.
+    pub(super) database: u16,
     pub(super) origin: Origin,
 }
 
@@ -43,7 +45,7 @@ impl Names {
             .arg(script)
             .arg(0)
             .arg(&self.prefix)
-            .arg(self.origin.as_slice());
+            .arg([self.origin.as_slice(), self.events().as_bytes()].concat());
         command
     }
 
@@ -69,14 +71,22 @@ impl Names {
         format!("{}{{r{}}}", self.prefix, hex(&self.origin))
     }
 
+    /// Returns the first part of every channel.
+    fn of_channels(&self) -> String {
+        match self.database {
+            0 => self.prefix.clone(),
+            database => format!("{}{database}:", self.prefix),
+        }
+    }
+
     /// Returns the channel for changes of sessions.
     pub(super) fn events(&self) -> String {
-        format!("{}events", self.prefix)
+        format!("{}events", self.of_channels())
     }
 
     /// Returns the channel for the heartbeats of this replica.
     pub(super) fn heartbeats(&self) -> String {
-        format!("{}heartbeat:{}", self.prefix, hex(&self.origin))
+        format!("{}heartbeat:{}", self.of_channels(), hex(&self.origin))
     }
 }
 

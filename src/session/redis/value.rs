@@ -6,6 +6,10 @@
 //! big-endian, and a missing hash is zero. The encrypted contents follow. The head and the session
 //! key are associated data of the encryption. A value that somebody copies to another session cannot
 //! be decrypted. Somebody who can write to the store can restore an older value of the same session.
+//!
+//! During an update, replicas of two versions of the gateway share the store. A new format therefore
+//! needs two releases: version N reads the new format and still writes the old format, and version N+1
+//! writes the new format. A value of a format that a version does not know is an error and stays.
 
 use aws_lc_rs::digest::{Context, SHA256};
 
@@ -164,4 +168,57 @@ pub(super) fn is_known(start: &[u8], keys: &KeyRing) -> bool {
 /// Returns the associated data of the encryption.
 fn context(key: &SessionKey, head: &[u8]) -> Vec<u8> {
     [b"redis ", key.as_bytes().as_slice(), head].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::fixture::{Fixture, NOW};
+
+    /// A session and its value, which the first version with this format has written. Never change these
+    /// texts: stores contain such values.
+    const KEY: &str = "db9a2dfc4b2cebb39792ae2c0ed959d2";
+    const VALUE: &str = "\
+    0100000000000000000000000000186a0069f239f091e8c13098d9880addba5577237d122421061b\
+    75e722fb045d901fdd182151b04736a669067bc217822569376171a1bc38d225afbdc55462ba1255\
+    8b4db7714f035fa023a6b6e940420e244f84b462b29de0d598dfac1c85e5d7cb6d45b0f4798e93a4\
+    d2d881627def7d0b794654766e26dded0a87d04cee128379009c0ed0735f6c22";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digits: Vec<char> = hex.chars().collect();
+        let pairs = digits.chunks(2).map(|pair| pair.iter().collect::<String>());
+        pairs
+            .map(|pair| u8::from_str_radix(&pair, 16).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn f_36_a_value_of_the_first_format_stays_readable() {
+        let key = SessionKey::from_bytes(bytes(KEY).try_into().unwrap());
+        let value = bytes(VALUE);
+        let fixture = Fixture::memory();
+        let used = NOW.plus(std::time::Duration::from_secs(5));
+        let (head, session) = open(key, &value, used, &fixture.ring()).unwrap();
+        assert_eq!(value.first(), Some(&1));
+        assert_eq!((head.version, session.version()), (0, 0));
+        assert_eq!(head.provider, provider_hash("op", &[0; 32]));
+        assert_eq!(session.ends_at(), NOW.plus(fixture.settings.absolute));
+        assert_eq!(session.last_used(), used);
+        let contents = record::decode(session.contents()).unwrap();
+        assert_eq!(&*contents.provider, "op");
+        assert_eq!(
+            contents.identity.subject.as_ref().unwrap().as_str(),
+            "alice"
+        );
+        assert_eq!(contents.sid.as_deref(), Some("sid-1"));
+        assert_eq!(
+            head.provider_session,
+            ProviderSessionHash::of_contents(&contents)
+        );
+        assert!(head.provider_session.is_some() && head.user.is_some());
+        assert_eq!(contents.tokens.access_token(), "token-0");
+        let refresh_token = contents.tokens.refresh_token().unwrap();
+        assert_eq!(refresh_token.expose(), "refresh");
+        assert_eq!(contents.opened_at, NOW);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod moving;
 mod outages;
+mod partitions;
 mod sentinels;
 
 use std::time::Duration;

@@ -10,11 +10,7 @@ use crate::support::scene::{figure, url, wait_for_figure};
 #[tokio::test]
 async fn f_12_after_a_failover_the_new_master_has_the_sessions_and_accepts_logins() {
     let mut sentinels = Sentinels::start().await;
-    let store = format!(
-        "[session.store.redis]\nurls = {:?}\nsentinel_master = \"mymaster\"\nconnect_timeout_secs = 1\n",
-        sentinels.urls()
-    );
-    let replicas = Replicas::with(&store).await;
+    let replicas = Replicas::with(&sentinels.store()).await;
     let browser = replicas.signed_in("alice", 0).await;
     sentinels.wait_for_replicas().await;
     sentinels.kill_master().await;

@@ -187,7 +187,11 @@ impl Replicas {
 /// The number of servers with data: a master and its replicas.
 const DATA_SERVERS: usize = 3;
 
-/// A master, its two replicas, and three Sentinels that watch them.
+/// The passwords of the servers with data, and of the Sentinels.
+const PASSWORD: &str = "data-password";
+const SENTINEL_PASSWORD: &str = "sentinel-password";
+
+/// A master, its two replicas, and three Sentinels that watch them. All of them have passwords.
 pub(crate) struct Sentinels {
     folder: TempDir,
     ports: Vec<String>,
@@ -208,6 +212,10 @@ impl Sentinels {
             "127.0.0.1",
             "--save",
             "",
+            "--requirepass",
+            PASSWORD,
+            "--masterauth",
+            PASSWORD,
             // The servers share a folder.
             "--repl-diskless-sync",
             "yes",
@@ -226,8 +234,9 @@ impl Sentinels {
         for port in &ports[DATA_SERVERS..] {
             let file = all.folder.path().join(format!("{port}.conf"));
             let text = format!(
-                "bind 127.0.0.1\nport {port}\ndir {}\n\
+                "bind 127.0.0.1\nport {port}\ndir {}\nrequirepass {SENTINEL_PASSWORD}\n\
                  sentinel monitor mymaster 127.0.0.1 {} 2\n\
+                 sentinel auth-pass mymaster {PASSWORD}\n\
                  sentinel down-after-milliseconds mymaster 1500\n\
                  sentinel failover-timeout mymaster 5000\n",
                 all.folder.path().display(),
@@ -260,12 +269,23 @@ impl Sentinels {
         self.servers.push(server);
     }
 
-    /// The addresses of the Sentinels.
-    pub(crate) fn urls(&self) -> Vec<String> {
+    /// The settings of a store that uses these servers.
+    pub(crate) fn store(&self) -> String {
         let ports = self.ports[DATA_SERVERS..].iter();
-        ports
+        let urls: Vec<_> = ports
             .map(|port| format!("redis://127.0.0.1:{port}"))
-            .collect()
+            .collect();
+        let file = |name: &str, password: &str| {
+            let path = self.folder.path().join(name);
+            std::fs::write(&path, password).unwrap();
+            path.display().to_string()
+        };
+        format!(
+            "[session.store.redis]\nurls = {urls:?}\nsentinel_master = \"mymaster\"\n\
+             password_file = {:?}\nsentinel_password_file = {:?}\nconnect_timeout_secs = 1\n",
+            file("password", PASSWORD),
+            file("sentinel-password", SENTINEL_PASSWORD),
+        )
     }
 
     /// Waits until the replicas have all data of the master.
@@ -278,9 +298,12 @@ impl Sentinels {
 
     /// Repeats a command of a server until its answer contains `wanted`.
     async fn until(&self, port: &str, command: &[&str], wanted: &str) {
+        let is_data = self.ports[..DATA_SERVERS].iter().any(|of| of == port);
+        let password = if is_data { PASSWORD } else { SENTINEL_PASSWORD };
         let asking = async {
             loop {
                 let mut client = Command::new("redis-cli");
+                client.env("REDISCLI_AUTH", password);
                 client.args(["-p", port]).args(command);
                 let output = client.output().await.unwrap();
                 if String::from_utf8_lossy(&output.stdout).contains(wanted) {

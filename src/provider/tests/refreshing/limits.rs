@@ -153,3 +153,25 @@ async fn a_call_that_the_limiter_refuses_is_no_probe_of_the_breaker() {
         assert_eq!(unrefreshed.error.reason(), "token_calls_limited");
     }
 }
+
+#[tokio::test]
+async fn a_refresh_whose_lease_may_be_over_is_not_sent() {
+    let mut server = Server::start([granted(&value!({}))]).await;
+    let clock = Clock::manual(NOW);
+    let provider = plain(&server.url, "");
+    let (tokens, identity) = (before(), Identity::nameless("op"));
+    // The process was stopped after it got the lease.
+    let late = RefreshRequest {
+        latest: clock
+            .instant()
+            .checked_sub(Duration::from_millis(1))
+            .unwrap(),
+        ..request(&tokens, &identity, &clock)
+    };
+    let unrefreshed = provider.refresh(&late, &clock).await.unwrap_err();
+    assert_eq!(seen(&unrefreshed), (Verdict::Temporary, "provider_busy"));
+    assert!((unrefreshed.error.class().sent == Sent::Nothing));
+    assert!(server.has_no_more());
+    assert!(refresh(&provider, &clock).await.is_ok());
+    assert_eq!(server.next().line(), "POST /t HTTP/1.1");
+}

@@ -1,7 +1,7 @@
--- Functions that all scripts share. PREFIX is the first part of every key, and ORIGIN identifies the
--- replica that has sent the command. Keys of sessions are 16 raw bytes.
-local PREFIX, ORIGIN = ARGV[1], ARGV[2]
-local INDEX, EVENTS = PREFIX .. '{i1}', PREFIX .. 'events'
+-- Functions that all scripts share. PREFIX is the first part of every key, ORIGIN identifies the replica that
+-- has sent the command, and EVENTS is the channel for changes. Keys of sessions are 16 raw bytes.
+local PREFIX, ORIGIN, EVENTS = ARGV[1], ARGV[2]:sub(1, 8), ARGV[2]:sub(9)
+local INDEX = PREFIX .. '{i1}'
 local NONE = string.rep('\0', 16)
 
 local function hex(bytes)

@@ -1,7 +1,7 @@
 //! Outages: the server does not answer, and comes back.
 
 use super::*;
-use crate::session::{EndRegistry, SessionEvent};
+use crate::session::{EndRegistry, Leased, SessionEvent, SessionKey};
 
 /// Settings with short times. The tests turn a manual clock, and only the connection uses real time.
 fn quick(server: &Server) -> RedisSettings {
@@ -270,4 +270,74 @@ async fn an_end_whose_answer_is_late_also_counts_at_the_replica_that_ordered_it(
     started.wait_until_up().await;
     assert!(!matches!(sessions.find(&id, NOW), Lookup::Live(_)));
     assert!(!live(sessions, &id, NOW).await);
+}
+
+#[tokio::test]
+async fn f_12_a_release_that_does_not_reach_the_server_is_repeated() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let settings = quick(&server);
+    let (started, other) = (start(&settings, &fixture), start(&settings, &fixture));
+    let id = open(&started.sessions, "alice", NOW).await;
+    let lost = open(&started.sessions, "bob", NOW).await;
+    let lease = started.sessions.lease(&id.key(), NOW, after(65)).await;
+    assert!(matches!(lease, Ok(Leased::Granted(_))));
+    // The server answers no write, for longer than a command may take.
+    let paused = server.command(&["CLIENT", "PAUSE", "600000", "WRITE"]);
+    assert_eq!(paused, "OK");
+    let unanswered = started.sessions.lease(&lost.key(), NOW, after(65)).await;
+    assert!(matches!(unanswered, Err(StoreError::Unavailable(_))));
+    started.wait_until_down().await;
+    drop(lease);
+    // The release fails at once, because the connection is down.
+    while started.shared.pending.releases() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.command(&["CLIENT", "UNPAUSE"]), "OK");
+    started.wait_until_up().await;
+    other.wait_until_up().await;
+    for id in [&id, &lost] {
+        let lease = other.sessions.lease(&id.key(), NOW, after(65)).await;
+        assert!(matches!(lease, Ok(Leased::Granted(_))), "{lease:?}");
+    }
+    assert_eq!(started.shared.pending.releases(), 0);
+}
+
+#[tokio::test]
+async fn f_12_a_server_that_has_lost_a_sign_out_gets_the_sign_out_again() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let settings = quick(&server);
+    let (started, other) = (start(&settings, &fixture), start(&settings, &fixture));
+    let [alone, in_group, kept] = [
+        open(&started.sessions, "alice", NOW).await,
+        open(&started.sessions, "bob", NOW).await,
+        open(&started.sessions, "carol", NOW).await,
+    ];
+    let mut before = Vec::new();
+    for id in [&alone, &in_group] {
+        before.push(started.value(id).await.unwrap());
+    }
+    let (sessions, why) = (&started.sessions, EndReason::SignedOut);
+    assert_eq!(
+        sessions.end(&alone.key(), why).await.unwrap(),
+        Ended::Session
+    );
+    let group = SessionsOf::Keys(&[in_group.key()]);
+    let ended = sessions.end_all(group, why, (None, NOW)).await;
+    assert!(matches!(ended, Ok(EndedAll::Ended(keys)) if keys.len() == 1));
+    // A server takes over that has not received the ends.
+    for (id, value) in [&alone, &in_group].into_iter().zip(&before) {
+        started.set_value(id, value).await;
+    }
+    assert!(live(&other.sessions, &alone, NOW).await);
+    let generation = started.shared.cache.coherence().generation();
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    while started.shared.cache.coherence().generation() == generation {
+        tokio::task::yield_now().await;
+    }
+    started.wait_until_up().await;
+    for id in [&alone, &in_group] {
+        assert!(started.value(id).await.is_none());
+    }
+    assert!(live(&other.sessions, &kept, NOW).await);
 }

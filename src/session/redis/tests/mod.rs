@@ -7,12 +7,13 @@ use crate::session::cache::Event;
 use crate::session::fixture::{Fixture, NOW, live, login, open, session, tokens};
 use crate::session::groups::{EndedAll, SessionsOf};
 use crate::session::{
-    Ended, Lookup, NewSession, OpenError, Replaced, SessionId, SessionState, Sessions,
+    EndReason, Ended, Lookup, NewSession, OpenError, Replaced, SessionId, SessionState, Sessions,
 };
 
 use std::time::Duration;
 
 mod away;
+mod channels;
 mod moving;
 mod refusals;
 
@@ -156,8 +157,15 @@ async fn f_13_a_damaged_or_foreign_value_counts_as_absent_and_nothing_panics() {
             .unwrap();
         assert!(started.value(&id).await.is_none());
     }
+    // The metric counts these reads by reason.
+    let counts = started.sessions.unreadable();
+    assert_eq!(
+        counts.map(|(reason, count)| (reason, count > 0)),
+        [("damaged", true), ("newer", true), ("unknown_key", true)]
+    );
     started.set_value(&id, &whole).await;
     assert!(live(&started.sessions, &id, NOW).await);
+    assert_eq!(started.sessions.unreadable(), counts);
 }
 
 #[tokio::test]
@@ -310,63 +318,6 @@ async fn thousands_of_sessions_end_in_several_scripts_and_the_notice_counts_once
         .end_all(everyone, EndReason::Revoked, (None, NOW));
     assert!(matches!(rest.await, Ok(EndedAll::Ended(ended)) if ended.len() == 400));
     assert_eq!(started.sessions.count(), 0);
-}
-
-#[tokio::test]
-async fn the_check_over_the_network_reports_policy_persistence_and_rights() {
-    let server = Server::start(&[]);
-    let mut settings = server.settings();
-    let found = async |settings: &RedisSettings| {
-        let mut findings = crate::origin::Findings::new("store".to_owned());
-        settings.probe(&mut findings).await;
-        let list = findings.into_list();
-        let lines = list.iter().map(ToString::to_string);
-        lines.collect::<Vec<_>>().join("\n")
-    };
-    let good = found(&settings).await;
-    assert!(
-        good.contains("all rights") && good.contains("keeps all sessions"),
-        "{good}"
-    );
-    let set = |key: &str, value: &str| {
-        assert_eq!(server.command(&["CONFIG", "SET", key, value]), "OK");
-    };
-    set("maxmemory", "100mb");
-    set("maxmemory-policy", "allkeys-lru");
-    let evicts = found(&settings).await;
-    assert!(
-        evicts.contains("maxmemory-policy is allkeys-lru"),
-        "{evicts}"
-    );
-    set("appendonly", "yes");
-    let durable = found(&settings).await;
-    assert!(
-        durable.contains("append-only file") && !durable.contains("appendonly no"),
-        "{durable}"
-    );
-    let user = [
-        "ACL",
-        "SETUSER",
-        "default",
-        "resetkeys",
-        "resetchannels",
-        "~other:*",
-    ];
-    assert_eq!(server.command(&user), "OK");
-    let without = found(&settings).await;
-    for missing in [
-        "write keys",
-        "read indexes",
-        "send messages",
-        "receive messages",
-    ] {
-        assert!(
-            without.contains(&format!("cannot {missing}")),
-            "{missing}: {without}"
-        );
-    }
-    settings.servers = vec![settings::Address::Unix("/nowhere/redis.sock".into())];
-    assert!(found(&settings).await.contains("cannot be reached"));
 }
 
 #[tokio::test]

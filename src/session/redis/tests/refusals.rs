@@ -198,3 +198,43 @@ async fn a_node_of_a_cluster_is_refused_at_the_start() {
     let refused = crate::telemetry::chain(&refused.map(drop).unwrap_err());
     assert!(refused.contains("Redis Cluster"), "{refused}");
 }
+
+/// Lets the server refuse all writes, because it cannot save its data.
+fn refuse_to_save(server: &Server) {
+    // The server cannot replace a folder by its file.
+    let file = server.socket().with_file_name("dump.rdb");
+    std::fs::create_dir(file).unwrap();
+    assert_eq!(server.command(&["CONFIG", "SET", "save", "3600 1"]), "OK");
+    server.command(&["BGSAVE"]);
+    let failed = "rdb_last_bgsave_status:err";
+    while !server.command(&["INFO", "persistence"]).contains(failed) {}
+}
+
+#[tokio::test]
+async fn f_12_a_sign_out_that_the_server_refuses_ends_the_session_here_and_later_everywhere() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let mut settings = server.settings();
+    settings.coherence = Duration::from_millis(400);
+    let (started, other) = (start(&settings, &fixture), start(&settings, &fixture));
+    for can_save in [true, false] {
+        let id = open(&started.sessions, "alice", NOW).await;
+        let there = session(&other.sessions, &id).await;
+        let accept = if can_save {
+            let refuse = ["ACL", "SETUSER", "default", "-eval"];
+            assert_eq!(server.command(&refuse), "OK");
+            ["ACL", "SETUSER", "default", "+eval"]
+        } else {
+            refuse_to_save(&server);
+            ["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]
+        };
+        let ended = started.sessions.end(&id.key(), EndReason::SignedOut).await;
+        assert_eq!(ended.unwrap(), Ended::OnlyHere);
+        assert!(!live(&started.sessions, &id, NOW).await);
+        assert_eq!(there.state(), SessionState::Live);
+        assert_eq!(server.command(&accept), "OK");
+        while there.state() != SessionState::Ended {
+            tokio::task::yield_now().await;
+        }
+        assert!(started.value(&id).await.is_none());
+    }
+}
