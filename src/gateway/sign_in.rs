@@ -59,7 +59,7 @@ impl SignInRequest {
             Some(Err(NotKept)) => (None, Some(Err(NotKept))),
             sealed => (sealed, None),
         };
-        let asked = sealed.or(linked).or(of_proxy.map(Ok));
+        let asked = sealed.or(linked).or_else(|| of_proxy.map(Ok));
         let asked = asked.or_else(|| context.referring_page(login.own()));
         match asked.or(unopened) {
             Some(Ok(return_to)) => request.return_to = return_to,
