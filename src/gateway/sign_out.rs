@@ -96,12 +96,19 @@ impl WorkerSite {
         }: SignedOut,
         after: &AfterSignOut,
     ) -> Response<Body> {
+        let continuing = match &at_provider {
+            AtProvider::Continues(provider) => provider.as_deref(),
+            AtProvider::AskLoginHost
+            | AtProvider::Ends(_)
+            | AtProvider::SignsIn(_)
+            | AtProvider::Unreachable(_) => None,
+        };
+        let location = (self.login()).location_after(after, &context.public_url, continuing);
         let page = match at_provider {
             AtProvider::AskLoginHost => Some(self.ends_at_all_hosts(context)),
-            AtProvider::Continues => only_here.then(|| {
-                let location = after.location(&context.public_url, self.own());
-                signed_out_page().link("Continue", location)
-            }),
+            AtProvider::Continues(_) => {
+                only_here.then(|| signed_out_page().link("Continue", &*location))
+            }
             AtProvider::Ends(provider) => Some(self.ends_at_provider(context, &provider)),
             AtProvider::SignsIn(link) => Some(signs_in_again(context, link)),
             AtProvider::Unreachable(provider) => {
@@ -110,14 +117,14 @@ impl WorkerSite {
                     "{name} cannot be reached at the moment, so you may still be signed in there."
                 );
                 let page = signed_out_page().paragraph(text);
-                let page = self.with_end_session_links(context, page);
+                let page = self.with_end_session_links(context, page, None);
                 Some(self.with_next_page(context, (&provider, after), page))
             }
         };
         let page = page.map(|page| if only_here { follows_later(page) } else { page });
         let mut response = match page {
             Some(page) => page.respond(&context.parts.headers),
-            None => see_other(&after.location(&context.public_url, self.own()), []),
+            None => see_other(&location, []),
         };
         let headers = response.headers_mut();
         set_cookies(headers, cookies);
@@ -197,8 +204,11 @@ impl WorkerSite {
         let mut parameters = form_urlencoded::parse(query.as_bytes());
         let state = parameters.find(|(name, _value)| name == "state");
         let login = self.login();
-        let signed_out =
-            state.and_then(|(_name, state)| login.signed_out_at(&state, &context.public_url));
+        let signed_out = state.and_then(|(_name, state)| {
+            // LemonLDAP::NG appends `?state=...` a second time. A state of the gateway contains no `?`.
+            let state = state.split('?').next().unwrap_or_default();
+            login.signed_out_at(state, &context.public_url)
+        });
         // Without `prompt=login` the provider could sign in the same user again without asking for a
         // password.
         let sign_in = format!("{}?prompt=login", self.own().sign_in());
@@ -218,18 +228,27 @@ impl WorkerSite {
                     .link("Sign in again", sign_in)
             }
             None => {
-                let text = "You may still be signed in at the sign-in server itself.";
+                let provider = login.provider_of_sign_out(query);
+                let name = provider.map(|provider| login.display_name(provider));
+                let name = name.unwrap_or("the sign-in server itself");
+                let text = format!("You may still be signed in at {name}.");
                 let page = page.paragraph(text).link("Sign in again", sign_in);
-                self.with_end_session_links(context, page)
+                self.with_end_session_links(context, page, provider)
             }
         };
         page.respond(headers)
     }
 
-    /// Adds a link to the end-session endpoint of each provider.
-    fn with_end_session_links(&self, context: &RequestContext, mut page: Page) -> Page {
+    /// Adds a link to the sign-out at each provider, or only at the provider `only`.
+    fn with_end_session_links(
+        &self,
+        context: &RequestContext,
+        mut page: Page,
+        only: Option<&str>,
+    ) -> Page {
         let login = self.login();
-        for (provider, url) in login.end_session_links(&context.public_url) {
+        let links = login.end_session_links(&context.public_url).into_iter();
+        for (provider, url) in links.filter(|(name, _)| only.is_none_or(|only| only == *name)) {
             let name = login.display_name(provider);
             page = page.link(format!("Sign out at {name}"), url);
         }

@@ -13,7 +13,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderValue};
 use url::Url;
+use url::form_urlencoded::byte_serialize;
 
+use super::hosts::parameter;
 use super::pending::associated_data;
 use super::process::Revocation;
 use super::sign_in_link::SignInLink;
@@ -62,8 +64,9 @@ pub(crate) enum AtProvider {
     /// The browser has to open [`OwnPaths::end_session`](super::OwnPaths::end_session), which asks
     /// the login host for the session of the browser.
     AskLoginHost,
-    /// The request belonged to no session, or the provider has no end-session endpoint.
-    Continues,
+    /// The request belonged to no session, or the provider has no end-session endpoint. The value is
+    /// the provider of the ended session.
+    Continues(Option<Box<str>>),
     /// The browser has to open [`OwnPaths::end_session`](super::OwnPaths::end_session).
     Ends(Box<str>),
     /// The session at the provider continues, and the user wants to use another account. The browser
@@ -215,7 +218,7 @@ impl Login {
         }
         match session {
             Some(session) => AtProvider::Ends(session.provider().into()),
-            None => AtProvider::Continues,
+            None => AtProvider::Continues(provider.map(Into::into)),
         }
     }
 
@@ -297,14 +300,45 @@ impl Login {
         Some((url, cookie::clear(END_SESSION)))
     }
 
-    /// Returns a link for each provider with an end-session endpoint: the configured name of the
-    /// provider, and the URL at which the provider ends the session of the user. The URL contains no
-    /// ID token, so the provider asks the user for a confirmation.
+    /// Returns the URL that the browser opens after the last step of the sign-out at `public_url`.
+    /// `provider` is the configured name of the provider whose session continues. The page after the
+    /// sign-out gets the name if several providers are configured.
+    pub(crate) fn location_after(
+        &self,
+        after: &AfterSignOut,
+        public_url: &PublicUrl,
+        provider: Option<&str>,
+    ) -> String {
+        let mut location = after.location(public_url, self.own());
+        let provider = provider.filter(|_name| self.providers.len() > 1);
+        if let (None, Some(provider)) = (&after.return_to, provider) {
+            location.push_str("?provider=");
+            location.extend(byte_serialize(provider.as_bytes()));
+        }
+        location
+    }
+
+    /// Returns the configured name of the provider that [`Login::location_after`] has named in
+    /// `query`, or the name of the only provider.
+    pub(crate) fn provider_of_sign_out(&self, query: &str) -> Option<&str> {
+        let named = parameter(query, "provider");
+        let only = self.providers.keys().next();
+        let only = only.filter(|_name| self.providers.len() == 1);
+        let named = self.providers.get_key_value(&*named);
+        named.map(|(name, _)| name).or(only).map(AsRef::as_ref)
+    }
+
+    /// Returns a link for each provider with an end-session endpoint or its own page for a sign-out:
+    /// the configured name of the provider, and the URL at which the provider ends the session of the
+    /// user. The URL contains no ID token, so the provider asks the user for a confirmation.
     pub(crate) fn end_session_links(&self, public_url: &PublicUrl) -> Vec<(&str, Url)> {
         let providers = self.providers.iter();
         let host = self.login_host_for(public_url);
         let host = host.map_or(public_url, |host| &host.url);
-        let links = providers.filter_map(|(name, _provider)| {
+        let links = providers.filter_map(|(name, provider)| {
+            if let Some(page) = provider.sign_out_page() {
+                return Some((name.as_ref(), page));
+            }
             let unknown = EndedSession {
                 provider: name.to_string(),
                 logout_hint: None,
@@ -419,13 +453,16 @@ impl Login {
         Some(URL_SAFE_NO_PAD.encode(sealed))
     }
 
-    /// Starts a task of the control plane that revokes the refresh token of an ended session.
+    /// Starts a task of the control plane that revokes the refresh token of an ended session, or the
+    /// access token if the settings say so.
     fn revoke(&self, session: &Session) {
-        let provider = self.providers.get(session.provider());
-        let (Some(provider), Some(token)) = (provider, session.tokens().refresh_token()) else {
+        let Some(provider) = self.providers.get(session.provider()) else {
             return;
         };
-        let (provider, token) = (Arc::clone(provider), token.clone());
+        let Some(token) = provider.token_to_revoke(session.tokens()) else {
+            return;
+        };
+        let provider = Arc::clone(provider);
         let (clock, key) = (self.process.clock.clone(), session.key().log_prefix());
         self.process
             .revoke(async move { provider.revoke(&token, &clock, &key).await });

@@ -148,15 +148,17 @@ impl Login {
         let ended = self.end_sessions(key.into_iter().collect()).await?;
         let SignOutData { ended: here, after } = answer.data;
         let known: Vec<_> = here.into_iter().chain(self.ended_session(&ended)).collect();
-        let provider = known.first().map(|ended| &*ended.provider);
-        let another_account = self.other_account_link(provider, &after, public_url);
+        let provider = known.first().map(|ended| ended.provider.clone());
+        let another_account = self.other_account_link(provider.as_deref(), &after, public_url);
         let location = if let Some(link) = another_account {
             [public_url.origin(), &link].concat()
         } else {
             let hosts = (public_url, &host.url);
             let mut known = known.iter();
             let url = known.find_map(|ended| self.end_session_url(ended, &after, hosts));
-            url.map_or_else(|| after.location(public_url, self.own()), String::from)
+            let provider = provider.as_deref();
+            let no_step = || self.location_after(&after, public_url, provider);
+            url.map_or_else(no_step, String::from)
         };
         Ok(Some(SignOutStep {
             location,

@@ -251,6 +251,19 @@ impl Assertion {
     }
 }
 
+/// Returns the `Authorization` field of a request that always authenticates with the client secret,
+/// whatever the method at the token endpoint is. `key` is the setting of the request.
+pub(super) fn basic_authorization(
+    key: &'static str,
+    settings: &Settings,
+    credentials: &Credentials,
+) -> Result<HeaderValue, SetupError> {
+    let problem = "authenticates with the client secret, but the settings contain no client secret";
+    let secret = credentials.secret.as_ref();
+    let secret = secret.ok_or(SetupError::Setting { key, problem })?;
+    basic(&settings.client_id, secret, settings.basic_encoding)
+}
+
 /// Returns the name of an authentication method in the metadata.
 fn name_of(method: ClientAuthentication) -> &'static str {
     match method {

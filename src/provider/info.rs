@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use url::Url;
+use url::form_urlencoded::byte_serialize;
 
 use super::SetupError;
 use super::authorization::AuthorizationEndpoint;
-use super::client_auth::{ClientAuth, Credentials};
+use super::client_auth::{ClientAuth, Credentials, basic_authorization};
 use super::endpoint::{Endpoint, endpoint, is_clear_text};
 use super::group_lists::GroupList;
 use super::metadata::Metadata;
@@ -26,6 +28,9 @@ pub(super) struct CallSettings {
 
 /// The setting with the endpoints that list groups.
 pub(super) const GROUPS: &str = "identity.groups_endpoints";
+
+/// The setting with the URL of the provider's own request that revokes a token.
+const REVOCATION_URL: &str = "sign_out.revocation_request.url";
 
 impl CallSettings {
     /// Reads the certificate authorities if `ca_file` is set, or if a call to the provider can need
@@ -51,7 +56,9 @@ impl CallSettings {
         ];
         let lists = &settings.identity.groups_endpoints;
         let lists = lists.iter().map(|list| &list.endpoint);
-        let mut configured = configured.into_iter().flatten().chain(lists);
+        let own_revocation = settings.sign_out.own_revocation().map(|own| &own.url);
+        let further = lists.chain(own_revocation);
+        let mut configured = configured.into_iter().flatten().chain(further);
         let uses_tls = configured.any(|url| url.starts_with("https:"));
         // The metadata can contain an `https` endpoint, even if no configured URL uses TLS.
         let may_use_tls = uses_tls || settings.discovery != Discovery::None;
@@ -143,11 +150,13 @@ fn check_clear_text(settings: &Settings) -> Result<(), SetupError> {
     let configured = configured.filter_map(|(key, text)| Some((key, text.as_deref()?)));
     let lists = settings.identity.groups_endpoints.iter();
     let lists = lists.map(|list| (GROUPS, &*list.endpoint));
+    let own_revocation = settings.sign_out.own_revocation();
+    let further = lists.chain(own_revocation.map(|own| (REVOCATION_URL, &*own.url)));
     let secure_issuer = settings
         .issuer
         .as_ref()
         .is_some_and(|issuer| issuer.starts_with("https://"));
-    for (key, text) in configured.chain(lists) {
+    for (key, text) in configured.chain(further) {
         // This function ignores an invalid URL, because [`Endpoint::new`] returns a better error.
         let url = endpoint(key, settings.url.as_deref(), text);
         if !url.is_ok_and(|url| is_clear_text(&url)) {
@@ -188,9 +197,11 @@ pub(super) struct ProviderInfo {
     /// The URL to which a sign-out sends the browser. `None` if there is no end-session endpoint, or
     /// if the settings switch its use off.
     pub(super) end_session: Option<Url>,
-    /// The endpoint at which a sign-out revokes the refresh token. `None` if there is no revocation
-    /// endpoint, or if the settings switch its use off.
-    pub(super) revocation: Option<Endpoint>,
+    /// Where a sign-out revokes a token. `None` if there is no revocation endpoint, or if the
+    /// settings switch its use off.
+    pub(super) revocation: Option<Revocation>,
+    /// The page at which a user signs out at the provider, if there is no end-session endpoint.
+    pub(super) sign_out_page: Option<Url>,
     pub(super) client_auth: ClientAuth,
     /// True if the provider sends its issuer in every authorization response (RFC 9207 section 3).
     pub(super) promises_iss: bool,
@@ -243,7 +254,7 @@ impl ProviderInfo {
             &settings.jwks_uri,
             read.and_then(|read| read.jwks_uri.as_ref()),
         )?;
-        let sign_out = SignOutEndpoints::new(settings, call_settings, read)?;
+        let sign_out = SignOutEndpoints::new(settings, (call_settings, credentials), read)?;
         let emails = &settings.identity.emails_endpoint;
         let group_list = |list: &GroupsEndpoint| {
             let url = endpoint(GROUPS, base, &list.endpoint)?;
@@ -261,6 +272,7 @@ impl ProviderInfo {
             jwks,
             end_session: sign_out.end_session,
             revocation: sign_out.revocation,
+            sign_out_page: locate("sign_out.page", base, settings.sign_out.page.as_ref(), None)?,
             client_auth: ClientAuth::new(settings, supported, credentials)?,
             promises_iss: read
                 .is_some_and(|read| read.authorization_response_iss_parameter_supported),
@@ -269,10 +281,66 @@ impl ProviderInfo {
     }
 }
 
+/// Where and how a sign-out revokes a token.
+#[derive(Debug)]
+pub(super) struct Revocation {
+    pub(super) endpoint: Endpoint,
+    /// The client authentication of the provider's own request
+    /// ([`SignOutSettings::own_revocation`](super::settings::SignOutSettings)). `None` for a
+    /// revocation endpoint of RFC 7009.
+    pub(super) own_authorization: Option<HeaderValue>,
+}
+
+impl Revocation {
+    /// The setting that contains the URL.
+    pub(super) fn key(&self) -> &'static str {
+        if self.own_authorization.is_some() {
+            REVOCATION_URL
+        } else {
+            "revocation_endpoint"
+        }
+    }
+
+    /// Prepares the provider's own request, if the settings contain one.
+    fn own(
+        settings: &Settings,
+        call_settings: &CallSettings,
+        credentials: &Credentials,
+    ) -> Result<Option<Self>, SetupError> {
+        let Some(request) = settings.sign_out.own_revocation() else {
+            return Ok(None);
+        };
+        let key = REVOCATION_URL;
+        // The form-encoding writes a space as `+`, and the path of a URL writes a space as `%20`.
+        let client_id: String = byte_serialize(settings.client_id.as_bytes()).collect();
+        let client_id = client_id.replace('+', "%20");
+        let text = request.url.replace("{client_id}", &client_id);
+        if text.contains(['{', '}']) {
+            let problem = "contains another placeholder than {client_id}";
+            return Err(SetupError::Setting { key, problem });
+        }
+        let url = endpoint(key, settings.url.as_deref(), &text)?;
+        let key_of_request = "sign_out.revocation_request";
+        let authorization = basic_authorization(key_of_request, settings, credentials)?;
+        Ok(Some(Self {
+            endpoint: call_settings.endpoint(key, &url)?,
+            own_authorization: Some(authorization),
+        }))
+    }
+
+    /// Prepares the revocation endpoint of RFC 7009.
+    fn standard(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            own_authorization: None,
+        }
+    }
+}
+
 /// The endpoints of the sign-out at the provider.
 struct SignOutEndpoints {
     end_session: Option<Url>,
-    revocation: Option<Endpoint>,
+    revocation: Option<Revocation>,
 }
 
 impl SignOutEndpoints {
@@ -280,10 +348,11 @@ impl SignOutEndpoints {
     /// an endpoint in the metadata that cannot be used counts as absent.
     fn new(
         settings: &Settings,
-        call_settings: &CallSettings,
+        (call_settings, credentials): (&CallSettings, &Credentials),
         metadata: Option<&Metadata>,
     ) -> Result<Self, SetupError> {
         let base = settings.url.as_deref();
+        let own = Revocation::own(settings, call_settings, credentials)?;
         let wanted = |wanted: Option<bool>| wanted != Some(false);
         let published = metadata.and_then(|read| read.end_session_endpoint.as_ref());
         let published = published.filter(|_url| wanted(settings.sign_out.end_session));
@@ -299,9 +368,11 @@ impl SignOutEndpoints {
             let url = locate(key, base, None, published).ok()??;
             call_settings.endpoint(key, &url).ok()
         };
+        let standard = configured.transpose()?.or_else(published);
+        let standard = standard.map(Revocation::standard);
         let endpoints = Self {
             end_session,
-            revocation: configured.transpose()?.or_else(published),
+            revocation: own.or(standard),
         };
         if metadata.is_some() {
             endpoints.warn_about_missing(settings);

@@ -144,11 +144,12 @@ async fn probe_endpoints(
     let endpoints = [
         ("token_endpoint", Some(&info.token)),
         ("userinfo_endpoint", info.userinfo.as_ref()),
-        ("revocation_endpoint", info.revocation.as_ref()),
         ("identity.emails_endpoint", info.emails.as_ref()),
     ];
     let endpoints = endpoints.into_iter();
     let endpoints = endpoints.filter_map(|(key, endpoint)| Some((key, endpoint?)));
+    let revocation = info.revocation.as_ref();
+    let endpoints = endpoints.chain(revocation.map(|found| (found.key(), &found.endpoint)));
     let lists = info.group_lists.iter();
     let lists = lists.map(|list| (GROUPS, list.endpoint()));
     for (key, endpoint) in endpoints.chain(lists) {
@@ -220,6 +221,7 @@ fn check_offers(metadata: &Metadata, settings: &super::Settings, findings: &mut 
         let missing = || format!("the metadata has no usable `{key}`, so {effect}");
         match published {
             _ if configured.is_some() => {}
+            _ if key == "revocation_endpoint" && sign_out.own_revocation().is_some() => {}
             Some(url) => findings.good(key, format!("the provider has the endpoint {url:?}")),
             None if is_wanted == Some(true) => findings.warning(key, missing()),
             None => findings.good(key, missing()),

@@ -1,5 +1,5 @@
 //! The sign-out at the provider: the end of the user's session there (OpenID Connect RP-Initiated
-//! Logout 1.0), and the revocation of the refresh token (RFC 7009).
+//! Logout 1.0), and the revocation of a token (RFC 7009, or the provider's own request).
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use url::Url;
 
 use super::authorization::Prompt;
 use super::json;
-use super::settings::{AnotherAccount, Discovery, IdentitySource, Settings};
+use super::settings::{AnotherAccount, Discovery, IdentitySource, RevokedToken, Settings};
 use super::token::TokenRequest;
-use super::{NotReady, Provider, SetupError, TokenCallError};
+use super::{NotReady, Provider, SetupError, TokenCallError, profile};
 use crate::clock::Clock;
 use crate::origin;
 use crate::secret::Secret;
 use crate::telemetry::chain;
+use crate::token::TokenSet;
 
 /// The largest number of concurrent revocations at one provider. Revocations do not use the slots of
 /// token requests, so a slow revocation endpoint delays no login and no refresh.
@@ -53,7 +54,7 @@ pub(crate) struct EndSession<'a> {
     pub(crate) state: &'a str,
 }
 
-/// The reason why a refresh token was not revoked.
+/// The reason why a token was not revoked.
 #[derive(Debug, thiserror::Error)]
 enum RevocationError {
     /// The revocation endpoint could not be called.
@@ -104,6 +105,10 @@ pub(super) fn check(settings: &Settings) -> Result<(), SetupError> {
         ),
     ] {
         let refuse = |key, problem| Err(SetupError::Setting { key, problem });
+        if key == "sign_out.revoke" && sign_out.revocation_request.is_some() {
+            check_own_revocation(settings)?;
+            continue;
+        }
         match (wanted, endpoint) {
             (Some(true), None) if !from_metadata => {
                 return refuse(
@@ -129,6 +134,23 @@ pub(super) fn check(settings: &Settings) -> Result<(), SetupError> {
     check_end_session(settings)
 }
 
+/// Refuses settings that contradict the provider's own request for a revocation.
+fn check_own_revocation(settings: &Settings) -> Result<(), SetupError> {
+    let refuse = |key, problem| Err(SetupError::Setting { key, problem });
+    if settings.revocation_endpoint.is_some() {
+        let problem = "has no effect, because sign_out.revocation_request replaces it";
+        return refuse("revocation_endpoint", problem);
+    }
+    // An operator can switch off the request of a profile, but cannot remove it.
+    let profile = settings.profile.as_deref().and_then(profile::find);
+    let is_of_profile = profile.is_some_and(|text| text.contains("revocation_request"));
+    if settings.sign_out.revoke == Some(false) && !is_of_profile {
+        let problem = "has no effect, because sign_out.revoke is false";
+        return refuse("sign_out.revocation_request", problem);
+    }
+    Ok(())
+}
+
 /// Refuses settings of the end-session endpoint that can never have an effect.
 fn check_end_session(settings: &Settings) -> Result<(), SetupError> {
     let sign_out = &settings.sign_out;
@@ -138,6 +160,11 @@ fn check_end_session(settings: &Settings) -> Result<(), SetupError> {
     if sign_out.another_account == Some(AnotherAccount::EndSession) && !is_used {
         let problem = "is \"end_session\", but a sign-out uses no end-session endpoint";
         return refuse("sign_out.another_account", problem);
+    }
+    if sign_out.page.is_some() && is_used {
+        let problem = "has no effect, because a sign-out uses the end-session endpoint; without this \
+                       endpoint, write sign_out.end_session = false";
+        return refuse("sign_out.page", problem);
     }
     if sign_out.logout_hint.is_none() {
         return Ok(());
@@ -214,7 +241,26 @@ impl Provider {
         }
     }
 
-    /// Returns true if a sign-out revokes the refresh token at this provider. Before the metadata has
+    /// Returns the page at which a user signs out at the provider, if a sign-out uses no end-session
+    /// endpoint.
+    pub(crate) fn sign_out_page(&self) -> Option<Url> {
+        self.info().ok()?.sign_out_page.clone()
+    }
+
+    /// Returns the token of an ended session that [`Provider::revoke`] revokes.
+    pub(crate) fn token_to_revoke(&self, tokens: &TokenSet) -> Option<Secret<String>> {
+        match self.revoked_token() {
+            RevokedToken::AccessToken => Some(Secret::new(tokens.access_token().to_owned())),
+            RevokedToken::RefreshToken => tokens.refresh_token().cloned(),
+        }
+    }
+
+    fn revoked_token(&self) -> RevokedToken {
+        let own = self.settings.sign_out.own_revocation();
+        own.map_or(RevokedToken::RefreshToken, |own| own.token)
+    }
+
+    /// Returns true if a sign-out revokes a token at this provider. Before the metadata has
     /// been read, the function assumes that the metadata contains the endpoint.
     fn revokes(&self) -> bool {
         let is_wanted = self.settings.sign_out.revoke != Some(false);
@@ -222,38 +268,47 @@ impl Provider {
             .map_or(is_wanted, |info| info.revocation.is_some())
     }
 
-    /// Revokes a refresh token (RFC 7009 section 2). Does nothing if the provider has no revocation
-    /// endpoint, or if the settings switch its use off. After a temporary failure, the function
+    /// Revokes a token, with the provider's own request or by RFC 7009 section 2. Does nothing if the
+    /// provider has no revocation endpoint, or if the settings switch its use off. After a temporary failure, the function
     /// pauses and tries again, up to three times. The last failure is logged. `session` is the part
     /// of the session key that the log contains.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the refresh token may still be valid.
-    pub(crate) async fn revoke(
-        &self,
-        refresh_token: &Secret<String>,
-        clock: &Clock,
-        session: &str,
-    ) {
+    /// If the future is dropped, the token may still be valid.
+    pub(crate) async fn revoke(&self, token: &Secret<String>, clock: &Clock, session: &str) {
         if !self.revokes() {
             return;
         }
         let mut pauses = PAUSES.into_iter();
         loop {
             let provider = self.name();
-            let Err(error) = self.call_revocation(refresh_token, clock).await else {
-                tracing::info!(session.key = session, provider, "Refresh token revoked");
+            let is_access_token = self.revoked_token() == RevokedToken::AccessToken;
+            let Err(error) = self.call_revocation(token, clock).await else {
+                if is_access_token {
+                    tracing::info!(session.key = session, provider, "Access token revoked");
+                } else {
+                    tracing::info!(session.key = session, provider, "Refresh token revoked");
+                }
                 return;
             };
             let Some((asked, pause)) = error.retry_after().zip(pauses.next()) else {
-                let error = chain(&error);
-                tracing::warn!(
-                    session.key = session,
-                    provider,
-                    error,
-                    "Refresh token not revoked"
-                );
+                let (key, error) = (session, chain(&error));
+                if is_access_token {
+                    tracing::warn!(
+                        session.key = key,
+                        provider,
+                        error,
+                        "Access token not revoked"
+                    );
+                } else {
+                    tracing::warn!(
+                        session.key = key,
+                        provider,
+                        error,
+                        "Refresh token not revoked"
+                    );
+                }
                 return;
             };
             sleep(pause.max(asked)).await;
@@ -262,21 +317,32 @@ impl Provider {
 
     async fn call_revocation(
         &self,
-        refresh_token: &Secret<String>,
+        token: &Secret<String>,
         clock: &Clock,
     ) -> Result<(), RevocationError> {
         let info = self.info()?;
-        let Some(endpoint) = &info.revocation else {
+        let Some(revocation) = &info.revocation else {
             return Ok(());
         };
         // The semaphore is never closed.
         let _slot = self.revocations.acquire().await;
+        let endpoint = &revocation.endpoint;
         let (uri, client_auth) = (endpoint.uri(), &info.client_auth);
-        let request = TokenRequest::revocation(uri, client_auth, refresh_token, clock.now())?;
+        let own = self.settings.sign_out.own_revocation();
+        let own = own.zip(revocation.own_authorization.as_ref());
+        let request = match own {
+            Some((own, authorization)) => {
+                TokenRequest::own_revocation(uri, own, authorization, token)
+            }
+            None => TokenRequest::revocation(uri, client_auth, token, clock.now())?,
+        };
         let response = endpoint.call_within(DEADLINE, request).await;
         let response = response.map_err(RevocationError::Call)?;
         match response.status() {
             StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
+            // The provider does not know the token any more.
+            StatusCode::NOT_FOUND if own.is_some() => Ok(()),
+            status if own.is_some() && status.is_success() => Ok(()),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 let wait = response.headers().get(header::RETRY_AFTER);
                 let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());

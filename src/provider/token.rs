@@ -16,7 +16,10 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::client_auth::ClientAuth;
 use super::error_response::{self, ErrorResponse};
 use super::json::{self, JsonError, Object, quoted_number};
-use super::settings::{BodyFormat, ErrorPattern, GrantType, Settings};
+use super::settings::{
+    BodyFormat, ErrorPattern, GrantType, RevocationMethod, RevocationRequest, RevokedToken,
+    Settings,
+};
 use super::{SetupError, TokenCallError};
 use crate::clock::Timestamp;
 use crate::secret::Secret;
@@ -216,8 +219,41 @@ impl<'a> TokenRequest<'a> {
         Ok(request.post(uri, FORM, form(request.parameters())))
     }
 
+    /// Creates the provider's own request that revokes a token. `authorization` is the client
+    /// authentication.
+    pub(super) fn own_revocation(
+        uri: &Uri,
+        own: &RevocationRequest,
+        authorization: &HeaderValue,
+        token: &Secret<String>,
+    ) -> Request<Full<Bytes>> {
+        let name = match own.token {
+            RevokedToken::AccessToken => "access_token",
+            RevokedToken::RefreshToken => "refresh_token",
+        };
+        let parameters = vec![(name, ParameterValue::Borrowed(token.expose()))];
+        let request = TokenRequest {
+            authorization: Some(authorization.clone()),
+            parameters,
+        };
+        let (media_type, body) = match own.body {
+            BodyFormat::Form => (FORM, form(request.parameters())),
+            BodyFormat::Json => {
+                let body = object(request.parameters(), "", &[]);
+                ("application/json", body)
+            }
+        };
+        let mut written = request.post(uri, media_type, body);
+        *written.method_mut() = match own.method {
+            RevocationMethod::Delete => Method::DELETE,
+            RevocationMethod::Post => Method::POST,
+        };
+        written
+    }
+
     /// Creates a request with the parameters `first` and with client authentication. Only this
-    /// function creates a `TokenRequest`, so every request has client authentication.
+    /// function and `own_revocation` create a `TokenRequest`, so every request has client
+    /// authentication.
     fn with(
         first: &[(&'static str, &'a str)],
         client_auth: &'a ClientAuth,
@@ -290,8 +326,8 @@ pub(super) fn form<'a, 'b>(pairs: impl Iterator<Item = (&'a str, &'b str)>) -> Z
 
 /// Writes a JSON object of strings. The memory of the object is wiped when the object is dropped.
 /// If `values` contains several values, the member with the name `repeated` becomes a JSON array.
-fn object<'a>(
-    pairs: impl Iterator<Item = (&'a str, &'a str)>,
+fn object<'a, 'b>(
+    pairs: impl Iterator<Item = (&'a str, &'b str)>,
     repeated: &str,
     values: &[String],
 ) -> Zeroizing<Vec<u8>> {

@@ -15,7 +15,8 @@ pub(super) fn refuse_unused(settings: &Settings) -> Result<(), SetupError> {
     let assertion = &settings.client_assertion;
     let uses_key = by == By::PrivateKeyJwt;
     let uses_assertion = uses_key || by == By::ClientSecretJwt;
-    let uses_secret = !uses_key && by != By::None;
+    let has_own_revocation = settings.sign_out.own_revocation().is_some();
+    let uses_secret = has_own_revocation || (!uses_key && by != By::None);
     for (key, is_set, is_used) in [
         (
             "client_secret_file",

@@ -88,6 +88,7 @@ mod rewriting;
 mod rotation;
 mod self_signed;
 mod servers;
+mod session_ends;
 mod sessions;
 mod settings_mistakes;
 mod several;

@@ -45,7 +45,7 @@ async fn come_back_with(browser: &Browser, mut back: Url, query: Option<&str>) -
 }
 
 const CLAIMS_THE_END: &str = "Your session at main has ended, too.";
-const DOES_NOT_KNOW: &str = "You may still be signed in at the sign-in server itself.";
+const DOES_NOT_KNOW: &str = "You may still be signed in at main.";
 
 #[tokio::test]
 async fn oidcc_client_test_rp_init_logout() {

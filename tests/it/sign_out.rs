@@ -17,6 +17,7 @@ use crate::support::limits::limit_file_size;
 use crate::support::openid::{OpenIdScene, settings};
 use crate::support::provider::{CLIENT, Endpoint, StandIn};
 use crate::support::scene::{ORIGIN, SESSION, refusal, url};
+use crate::support::two_providers::{SEPARATE_ROUTES, TwoProviders};
 use crate::support::upstream::{Answer, RecordingUpstream};
 use crate::support::wire::TEST_TIMEOUT;
 
@@ -188,6 +189,21 @@ async fn b_21_a_state_is_valid_for_some_minutes_and_not_for_a_signed_in_user() {
 }
 
 #[tokio::test]
+async fn a_provider_may_append_the_state_twice() {
+    let scene = scene(&[]).await;
+    let browser = scene.signed_in("alice").await;
+    let page = sign_out(&browser).await;
+    let redirected = browser.open(&url(&page.refresh_target())).await;
+    let back = browser.open(redirected.location().unwrap().as_str()).await;
+    let back = back.location().unwrap();
+    // LemonLDAP::NG sends the browser to `...?state=STATE?state=STATE`.
+    let twice = format!("{back}?{}", back.query().unwrap());
+    let page = browser.open(&twice).await;
+    let text = page.text();
+    assert!(text.contains("at main has ended, too"), "{twice}: {text}");
+}
+
+#[tokio::test]
 async fn a_second_sign_out_offers_the_sign_out_at_the_provider() {
     let scene = scene(&[]).await;
     let browser = scene.signed_in("alice").await;
@@ -231,6 +247,110 @@ async fn a_temporary_failure_of_a_revocation_is_tried_again() {
     let browser = scene.signed_in("alice").await;
     sign_out(&browser).await;
     scene.provider.wait_for(Endpoint::Revocation, 2).await;
+}
+
+#[tokio::test]
+async fn the_own_request_of_a_provider_revokes_the_access_token() {
+    let api = RecordingUpstream::start().await;
+    let place = format!("{}/apps/{{client_id}}/token", api.url());
+    for (method, body, url_of_api) in [("DELETE", "json", &place), ("POST", "form", &place)] {
+        let request = format!(
+            "{{ method = \"{method}\", url = \"{url_of_api}\", body = \"{body}\", \
+             token = \"access_token\" }}"
+        );
+        let scene = scene(&[("sign_out.revocation_request", &request)]).await;
+        let browser = scene.signed_in("alice").await;
+        assert_eq!(browser.fetch(&url("/api")).await.status, 200);
+        let bearer = scene.app.last().head.value("authorization").unwrap();
+        let token = bearer.strip_prefix("Bearer ").unwrap();
+        // A temporary failure. The provider then does not know the token any more.
+        api.next(Answer::with(503, &[], ""));
+        api.next(Answer::with(404, &[], ""));
+        let before = api.count();
+        sign_out(&browser).await;
+        api.wait_until(|requests| requests.len() == before + 2)
+            .await;
+        scene.gateway.drain().await;
+        assert_eq!(api.count(), before + 2, "{method}");
+        let sent = api.last();
+        assert_eq!(sent.method(), method);
+        assert_eq!(sent.target(), format!("/apps/{CLIENT}/token"));
+        let authorization = sent.head.value("authorization").unwrap();
+        assert!(authorization.starts_with("Basic "), "{authorization}");
+        let expected = match body {
+            "json" => json!({ "access_token": token }).to_string(),
+            _ => format!("access_token={token}"),
+        };
+        assert_eq!(String::from_utf8_lossy(&sent.body), expected);
+        // The request replaces the revocation endpoint in the metadata.
+        assert_eq!(scene.provider.calls(Endpoint::Revocation), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_own_request_is_logged_without_the_token() {
+    let provider = StandIn::start().await;
+    let api = RecordingUpstream::start().await;
+    api.next(Answer::with(422, &[], ""));
+    let request = format!(
+        "{{ method = \"DELETE\", url = \"{}/token\", body = \"json\", token = \"access_token\" }}",
+        api.url()
+    );
+    let app = RecordingUpstream::start().await;
+    let keys = [("sign_out.revocation_request", &*request)];
+    let gateway = Process::start(settings(&provider.url(), &app.url(), &keys)).await;
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    assert_eq!(browser.visit(&url("/")).await.status, 200);
+    sign_out(&browser).await;
+    let refused = |log: &str| log.contains("Access token not revoked");
+    gateway.wait_for_log(refused).await;
+    assert_eq!(api.count(), 1);
+    let body: serde_json::Value = serde_json::from_slice(&api.last().body).unwrap();
+    let token = body["access_token"].as_str().unwrap();
+    assert!(!gateway.log().contains(token), "{}", gateway.log());
+}
+
+#[tokio::test]
+async fn a_provider_without_an_end_session_endpoint_can_name_its_own_page() {
+    let keys = [
+        ("display_name", "\"Acme\""),
+        ("sign_out.end_session", "false"),
+        ("sign_out.page", "\"https://id.example.com/bye?a=b\""),
+    ];
+    let scene = scene(&keys).await;
+    let browser = scene.signed_in("alice").await;
+    let page = browser.follow(&sign_out(&browser).await).await;
+    let text = page.text();
+    assert!(
+        text.contains("You may still be signed in at Acme."),
+        "{text}"
+    );
+    assert!(
+        text.contains("href=\"https://id.example.com/bye?a=b\"")
+            && text.contains("Sign out at Acme"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn of_several_providers_the_page_names_that_of_the_ended_session() {
+    let scene = TwoProviders::start(SEPARATE_ROUTES).await;
+    let browser = scene.browser();
+    assert_eq!(browser.visit(&url("/other")).await.text(), "seen");
+    let page = browser.follow(&sign_out(&browser).await).await;
+    let text = page.text();
+    assert!(
+        text.contains("signed in at Other &amp; &lt;Sons&gt;."),
+        "{text}"
+    );
+    // Any site can link to the page.
+    for query in ["", "?provider=", "?provider=evil"] {
+        let page = browser
+            .open(&url(&format!("/oauth2/signed_out{query}")))
+            .await;
+        let text = page.text();
+        assert!(text.contains("at the sign-in server itself."), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -161,6 +161,28 @@ async fn k_01_the_browser_offers_the_form_of_another_user_to_nobody() {
     let text = browser.text().await;
     assert!(!text.contains("photo"), "{text}");
     browser.picture("form_of_other_user").await;
+    assert_eq!(browser.run("return sessionStorage.length").await, 0);
+    let form = browser.client().current_url().await.unwrap();
+    // Alice comes back to the same tab.
+    browser.open("http://localhost/oauth2/sign_out").await;
+    click(&browser, "Sign out").await;
+    browser.wait_for(|url| url.ends_with("/signed_out")).await;
+    browser.open("http://localhost/page").await;
+    browser.wait_for(|url| url.contains("/authorize")).await;
+    browser.run("document.cookie = 'user=alice; path=/'").await;
+    let page = browser.client().current_url().await.unwrap();
+    browser.open(page.as_str()).await;
+    browser.run("document.getElementById('go').click()").await;
+    browser.wait_for(|url| url.ends_with("/page")).await;
+    assert_eq!(browser.text().await, "seen");
+    let seen = scene.app.last();
+    assert_eq!(
+        seen.head.value("x-forwarded-user"),
+        Some("alice".to_owned())
+    );
+    browser.open(form.as_str()).await;
+    let text = browser.text().await;
+    assert!(!text.contains("Send") && !text.contains("photo"), "{text}");
     assert_eq!(posts(&scene).len(), 0);
 }
 

@@ -1,22 +1,23 @@
 //! The webhook: an app ends sessions of its users with a signed request.
 
 use std::fmt::Write as _;
-
+use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::back_channel::is_signed_in;
-use crate::support::browser::Page;
+use crate::back_channel::{is_signed_in, name_sessions};
+use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::Settings;
+use crate::support::openid::OpenIdScene;
 use crate::support::provider::hs256;
 use crate::support::scene::{Scene, url};
 
-const KEY: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// A provider like Laravel Passport, and a gateway with the key of the webhook.
-async fn scene() -> Scene {
+pub(crate) async fn scene() -> Scene {
     Scene::with(with_key).await
 }
 
@@ -36,12 +37,16 @@ fn signature(key: &str, time: u64, body: &str) -> String {
 }
 
 async fn post(scene: &Scene, signature: Option<&str>, body: &str) -> Page {
+    post_by(&scene.browser(), signature, body).await
+}
+
+async fn post_by(browser: &Browser, signature: Option<&str>, body: &str) -> Page {
     let mut visit = BrowserRequest::fetch(&url("/oauth2/revoke")).method("POST");
     if let Some(signature) = signature {
         visit = visit.field("x-sidegate-signature", signature);
     }
     let visit = visit.body("application/json", body.as_bytes());
-    scene.browser().send(visit).await
+    browser.send(visit).await
 }
 
 pub(crate) async fn revoke(scene: &Scene, body: &Value) -> Page {
@@ -68,6 +73,32 @@ async fn an_app_ends_the_sessions_of_a_user_by_subject_or_address() {
         }
         assert!(is_signed_in(&bystander).await, "{named}");
     }
+}
+
+#[tokio::test]
+async fn an_app_ends_the_sessions_of_one_session_at_the_provider() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("webhook_key");
+    fs::write(&file, KEY).unwrap();
+    let files = format!("[\"{}\"]", file.display());
+    let keys = [("sign_out.webhook_key_files", &*files)];
+    let scene = OpenIdScene::prepared(&keys, name_sessions).await;
+    let browsers = [
+        scene.signed_in("alice").await,
+        scene.signed_in("alice").await,
+    ];
+    let bystander = scene.signed_in("bob").await;
+    let now = scene.gateway.clock().now().as_secs();
+    for (sid, is_ended) in [("sid-of-nobody", false), ("sid-of-alice", true)] {
+        let body = json!({ "sid": sid }).to_string();
+        let signed = signature(KEY, now, &body);
+        let page = post_by(&scene.browser(), Some(&signed), &body).await;
+        assert_eq!(page.status, 200, "{sid}: {}", page.describe());
+        for browser in &browsers {
+            assert_eq!(is_signed_in(browser).await, !is_ended, "{sid}");
+        }
+    }
+    assert!(is_signed_in(&bystander).await);
 }
 
 #[tokio::test]

@@ -28,7 +28,9 @@ pub use self::request::{
     PassedParameters, ResponseMode, TokenRequest,
 };
 pub use self::session::SessionSettings;
-pub use self::sign_out::{AnotherAccount, SignOutSettings};
+pub use self::sign_out::{
+    AnotherAccount, RevocationMethod, RevocationRequest, RevokedToken, SignOutSettings,
+};
 pub use self::signed_out::{FieldName, FieldPattern, SignedOutPattern};
 pub(super) use self::token_checks::advice;
 pub use self::token_checks::{AccessTokenSettings, Algorithm, IdTokenSettings};

@@ -5,6 +5,7 @@ mod dokuwiki;
 mod radicale;
 mod trac;
 mod verdaccio;
+mod webhook_client;
 
 use serde_json::json;
 
