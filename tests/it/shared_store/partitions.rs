@@ -22,8 +22,9 @@ async fn g_01_a_replica_that_loses_the_store_during_a_refresh_keeps_its_lease() 
     );
     let apart = replicas.another(&store);
     replicas.gateways[0] = apart;
-    let browser = replicas.signed_in("alice", 0).await;
-    replicas.at(&browser, 1).fetch(&url("/warm")).await;
+    let browser = replicas.signed_in("alice", 1).await;
+    // The start of the gateway has blocked this thread, and so the gate, so the gateway connects later.
+    while replicas.at(&browser, 0).fetch(&url("/warm")).await.text() != "seen" {}
     replicas.clock.advance(OVER);
     let answer = replicas.provider.hold_refreshes();
     let ask = |number| {
@@ -57,7 +58,7 @@ async fn a_stream_of_a_session_that_another_replica_ends_also_ends() {
     let redis = Redis::start(&[]).await;
     let replicas = Replicas::start(&redis).await;
     let browser = replicas.signed_in("alice", 0).await;
-    let cookie = browser.cookie(ORIGIN, SESSION).unwrap();
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
     let mut stream = EventClient::open(replicas.gateways[1].address(), &cookie).await;
     let out = sign_out_at(&replicas.at(&browser, 0)).await;
     assert!(out.status == 303 || out.status == 200, "{}", out.describe());
