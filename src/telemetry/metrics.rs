@@ -199,6 +199,7 @@ impl Metrics {
         // The control plane corrects these values within a second after the start.
         self.store_up.set(1);
         self.store_replicas.set(1);
+        self.unreadable_sessions([("damaged", 0), ("newer", 0), ("unknown_key", 0)]);
     }
 
     /// Registers the metrics about streams, evictions, broken answers, waiting requests and
