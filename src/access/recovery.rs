@@ -189,7 +189,9 @@ impl Access {
             (Err(failure), Replayable::Yes) => return self.not_refreshed(sent, failure),
             (_, Replayable::No) => return Recovery::Pass,
         };
-        match self.wait_for_refresh(waiter, self.deadline()).await {
+        // A request is sent again only once, so its token must not expire on its way.
+        let is_due = |session: &Session, now| session.is_due(now);
+        match self.wait_for_refresh(waiter, self.deadline(), is_due).await {
             Outcome::Renewed(newest)
                 if newest.version() != session.version()
                     && !(route.fields()).is_same_token(session.tokens(), newest.tokens()) =>

@@ -9,8 +9,16 @@ use super::backoff::{FIRST_PAUSE, FailureLocation, SessionFailure};
 use super::flight::{Progress, Waiter};
 use super::outcome::{Fetched, FlightResult, Outcome, RetryPause};
 use super::{Access, Cause, Decision, Route};
-use crate::clock::Clock;
-use crate::session::{Lookup, SessionRef};
+use crate::clock::{Clock, Timestamp};
+use crate::session::{Lookup, Session, SessionRef};
+
+/// Whether the access token of a session has expired, and a refresh can replace it.
+fn is_expired(session: &Session, now: Timestamp) -> bool {
+    session.tokens().can_replace_expired(now)
+}
+
+/// The number of refreshes for which a request waits if the result of the first refresh is too old.
+const FURTHER_REFRESHES: usize = 2;
 
 /// A request for which no decision is possible yet. The session of the request is not in memory, or
 /// the access token of the session has expired.
@@ -92,11 +100,13 @@ impl Wait {
             deadline,
         } = self;
         match need {
-            Need::Refresh(waiter) => match access.wait_for_refresh(waiter, deadline).await {
-                Outcome::Renewed(session) => access.apply_rule(&route, session),
-                Outcome::Ended => access.without_session(&route, Cause::GrantEnded, None),
-                Outcome::Failed(failure) => access.unavailable(&route, failure),
-            },
+            Need::Refresh(waiter) => {
+                match access.wait_for_refresh(waiter, deadline, is_expired).await {
+                    Outcome::Renewed(session) => access.apply_rule(&route, session),
+                    Outcome::Ended => access.without_session(&route, Cause::GrantEnded, None),
+                    Outcome::Failed(failure) => access.unavailable(&route, failure),
+                }
+            }
             Need::Session(waiter) => {
                 match wait_for(waiter, deadline, access.refresher.clock()).await {
                     Fetched::Found(session) => {
@@ -121,8 +131,8 @@ impl Wait {
 
 impl Access {
     /// Waits for the result of a refresh until `deadline`. If the provider or the store has answered
-    /// late, the new token may have expired already, so this function then waits for one more
-    /// refresh. If this refresh also returns an expired token, or fails, the newest token is used:
+    /// late, the new token may be `too_old` already, so this function then waits for further
+    /// refreshes. After the last refresh, or if a further refresh fails, the newest token is used:
     /// some providers state a lifetime that is too short.
     ///
     /// # Cancel safety
@@ -132,22 +142,27 @@ impl Access {
         &self,
         waiter: Waiter<RetryPause, Outcome>,
         deadline: Instant,
+        too_old: impl Fn(&Session, Timestamp) -> bool,
     ) -> Outcome {
         let clock = self.refresher.clock();
-        let outcome = wait_for(waiter, deadline, clock).await;
-        let now = clock.now();
-        match &outcome {
-            Outcome::Renewed(session) if session.tokens().can_replace_expired(now) => {
-                match self.refresher.join(session, now, self.max_wait) {
-                    Ok(waiter) => match wait_for(waiter, deadline, clock).await {
-                        Outcome::Failed(_) => outcome,
-                        second @ (Outcome::Renewed(_) | Outcome::Ended) => second,
-                    },
-                    Err(_long_pause) => outcome,
-                }
+        let mut outcome = wait_for(waiter, deadline, clock).await;
+        for _ in 0..FURTHER_REFRESHES {
+            let now = clock.now();
+            let Outcome::Renewed(session) = &outcome else {
+                break;
+            };
+            if session.tokens().refresh_token().is_none() || !too_old(session, now) {
+                break;
             }
-            Outcome::Renewed(_) | Outcome::Ended | Outcome::Failed(_) => outcome,
+            let Ok(waiter) = self.refresher.join(session, now, self.max_wait) else {
+                break;
+            };
+            match wait_for(waiter, deadline, clock).await {
+                Outcome::Failed(_) => break,
+                newer @ (Outcome::Renewed(_) | Outcome::Ended) => outcome = newer,
+            }
         }
+        outcome
     }
 }
 
