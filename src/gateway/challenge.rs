@@ -5,7 +5,7 @@ use http::Response;
 use super::auth_check::AuthCheck;
 use super::sign_in::{self, SignInRequest};
 use super::tab_page::InTab;
-use super::{Body, RequestContext, WorkerSite, explain, see_other};
+use super::{Body, RequestContext, WorkerSite, explain, login_failure, see_other};
 use crate::access::Challenge;
 use crate::login::{self, ReturnTo, Start};
 
@@ -85,7 +85,7 @@ impl WorkerSite {
                     None => context.target.path_and_query().as_str().to_owned(),
                 };
                 let (failed, cause) = ((provider, &error), Some(challenge.cause));
-                explain::login_not_started(context, failed, cause, &retry_url, in_tab)
+                login_failure::not_started(context, failed, cause, &retry_url, in_tab)
             }
         }
     }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, header};
 use http_body_util::BodyExt as _;
 
 use super::sign_in::SignInRequest;
-use super::{Body, Error, Record, RequestContext, WorkerSite, explain};
+use super::{Body, Error, Record, RequestContext, WorkerSite, login_failure};
 use super::{is_prefetch, refuse_prefetch, see_other};
 use crate::login::{Callback, Completion, FailedLogin, PreviousSession};
 use crate::provider::{Prompt, ResponseMode};
@@ -272,7 +272,7 @@ impl WorkerSite {
             Some(host) => [host.origin(), &request.address(self.login(), host)].concat(),
             None => request.address(self.login(), &context.public_url),
         };
-        explain::failed(context, failure, &retry_url)
+        login_failure::failed(context, failure, &retry_url)
     }
 
     /// Returns the key of the session that the browser had before this request, and the session if

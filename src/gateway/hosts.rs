@@ -4,7 +4,9 @@
 use http::Response;
 
 use super::sign_in::{SignInRequest, remember_label};
-use super::{Body, Error, Record, RequestContext, WorkerSite, explain, refuse_embedded, see_other};
+use super::{
+    Body, Error, Record, RequestContext, WorkerSite, login_failure, refuse_embedded, see_other,
+};
 use crate::access::Cause;
 use crate::login::{
     self, FailedLogin, Login, LostSession, Redeemed, Start, StateError, TicketRequest,
@@ -66,7 +68,7 @@ impl WorkerSite {
                 self.metrics().login("failed", error.reason());
                 let failed = (provider, &error);
                 let retry_url = self.ticket_request_again(&request);
-                explain::login_not_started(context, failed, cause, &retry_url, None)
+                login_failure::not_started(context, failed, cause, &retry_url, None)
             }
         })
     }

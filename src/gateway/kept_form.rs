@@ -28,7 +28,9 @@ use super::page::Page;
 use super::request_body::{ForwardedBody, Needed};
 use super::request_buffer::REDECIDE_AFTER;
 use super::tab_page::InTab;
-use super::{Body, Error, Record, RequestContext, Step, Worker, WorkerSite, explain, sign_in};
+use super::{
+    Body, Error, Record, RequestContext, Step, Worker, WorkerSite, login_failure, sign_in,
+};
 use crate::access::{Cause, Challenge, Permit, Recent, Route};
 use crate::clock::Timestamp;
 use crate::identity::Identity;
@@ -163,7 +165,7 @@ impl WorkerSite {
             Err(error) => {
                 let provider = sign_in::only_provider(&challenge.route).unwrap_or_default();
                 let failed = (provider, &login::Error::from(error));
-                explain::login_not_started(context, failed, Some(challenge.cause), "/", None)
+                login_failure::not_started(context, failed, Some(challenge.cause), "/", None)
             }
         };
         self.counted(answer, client)

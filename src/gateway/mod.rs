@@ -28,6 +28,7 @@ mod forward;
 mod grpc;
 mod hosts;
 mod kept_form;
+mod login_failure;
 mod logout;
 mod navigation;
 mod oauth2_auth;

@@ -6,7 +6,7 @@ use url::form_urlencoded;
 use super::asked_page::NotKept;
 use super::page::Page;
 use super::tab_page::InTab;
-use super::{Body, RequestContext, WorkerSite, explain};
+use super::{Body, RequestContext, WorkerSite, login_failure};
 use super::{is_prefetch, refuse_embedded, refuse_prefetch, see_other, set_cookies};
 use crate::access::{Challenge, Route};
 use crate::login::{
@@ -171,7 +171,7 @@ impl WorkerSite {
             Err(login::Error::PageNotKept) => return self.page_not_kept(context, &request),
             Err(error) => {
                 let provider = request.provider.as_deref().unwrap_or_default();
-                return explain::login_not_started(context, (provider, &error), None, "/", None);
+                return login_failure::not_started(context, (provider, &error), None, "/", None);
             }
         };
         let mut response = self.begin_or_choose(context, request).await;
@@ -221,7 +221,7 @@ impl WorkerSite {
                 self.metrics().login("failed", error.reason());
                 let retry_url = request.at(Some(provider), self.login(), &context.public_url);
                 let failed = (provider, &error);
-                explain::login_not_started(context, failed, session.err(), &retry_url, None)
+                login_failure::not_started(context, failed, session.err(), &retry_url, None)
             }
         }
     }
@@ -313,7 +313,7 @@ impl WorkerSite {
             return_to: ReturnTo::root(),
             ..request.clone()
         };
-        explain::page_not_kept(context, &root.address(self.login(), &context.public_url))
+        login_failure::page_not_kept(context, &root.address(self.login(), &context.public_url))
     }
 
     /// Redirects the browser to a saved page. `form` is the body of a request by which a script
