@@ -32,7 +32,7 @@ from measure.stage import Stage, Wrong, free_port  # noqa: E402
 EXAMPLES = TOP / "config/examples/oauth2-proxy"
 DIFFERENCES = TOP / "tests/data/oauth2_proxy_differences.txt"
 SECRETS = "/run/secrets/sidegate/"
-# The provider of these examples is no OpenID Provider, or only the service of a company.
+# The examples that the script does not compare, each with the reason.
 LEFT_OUT = {"github-team": "GitHub is no OpenID Provider"}
 # Flags with a value of the test instead of the value of the example.
 REPLACED = {
@@ -156,7 +156,7 @@ class Client(Browser):
 
 
 def token(value):
-    """The kind of a credential instead of a random token."""
+    """Returns the kind of a credential, because tokens are random and differ between the two proxies."""
     if value.startswith("Bearer eyJ"):
         return "Bearer JWT"
     if value.startswith("Bearer "):

@@ -1,8 +1,8 @@
 //! Handles an app's refusal of an access token.
 //!
-//! The token may have been revoked, it may have expired during the request, or a refresh during the
-//! request may have made it invalid. A request is sent again only once, only after the app has refused the request, and only
-//! with a different token.
+//! The token may have been revoked, or may have expired during the request. A refresh during the
+//! request may also have made the token invalid. A request is sent again only once, only after the
+//! app has refused the request, and only with a different token.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,11 +72,11 @@ impl Access {
     /// the gateway sends the kept request again or lets the user sign in again.
     ///
     /// On a route that forwards refusals to the browser, the gateway sends a request again only if
-    /// the session was refreshed, or its token has expired, during the request. If a route of the site uses
-    /// `refresh_and_retry`, a refresh can start at any time. If no route uses `refresh_and_retry`,
-    /// a refresh starts only when the refresh is due. A client can send an incomplete body slowly,
-    /// so a refresh can become due during the request. The deadline for the answer begins again
-    /// when the app accepts a piece of the body.
+    /// the session was refreshed or the token has expired during the request. If a route of the site
+    /// uses `refresh_and_retry`, a refresh can start at any time. If no route uses
+    /// `refresh_and_retry`, a refresh starts only when the refresh is due. A client can send an
+    /// incomplete body slowly, so a refresh can become due during the request. The deadline for the
+    /// answer begins again when the app accepts a piece of the body.
     pub(crate) fn must_keep(&self, sent: &SentRequest, content: Content, now: Timestamp) -> bool {
         if sent.route.on_refusal != OnRefusal::Pass || self.refreshes_on_refusal {
             return true;
@@ -224,7 +224,7 @@ impl Access {
         }
         match self.unavailable(&sent.route, failure) {
             Decision::Unavailable(unavailable) => Recovery::Unavailable(unavailable),
-            // A public route.
+            // On a public route, the client gets the app's answer.
             Decision::Permit(_)
             | Decision::Answer(_)
             | Decision::Challenge(_)

@@ -17,7 +17,7 @@ fn is_expired(session: &Session, now: Timestamp) -> bool {
     session.tokens().can_replace_expired(now)
 }
 
-/// The number of refreshes for which a request waits if the result of the first refresh is too old.
+/// The maximum number of further refreshes for which a request waits if each new token is too old.
 const FURTHER_REFRESHES: usize = 2;
 
 /// A request for which no decision is possible yet. The session of the request is not in memory, or
@@ -132,8 +132,8 @@ impl Wait {
 impl Access {
     /// Waits for the result of a refresh until `deadline`. If the provider or the store has answered
     /// late, the new token may be `too_old` already, so this function then waits for further
-    /// refreshes. After the last refresh, or if a further refresh fails, the newest token is used:
-    /// some providers state a lifetime that is too short.
+    /// refreshes. After the last refresh, or if a further refresh fails, the request gets the newest
+    /// token. The app may still accept it, because some providers state a lifetime that is too short.
     ///
     /// # Cancel safety
     ///

@@ -130,8 +130,8 @@ fn without_folder(buffers: BufferSettings) -> Option<Refused> {
     set.map(|(name, _size)| (name, reason.to_owned()))
 }
 
-/// Returns the size of a buffer that can never exist, because there is no memory for buffers and the
-/// buffer has no file. Returns `None` if there is memory, or if the sizes have their defaults.
+/// Returns the key of a buffer size that has no effect, and the reason. The size has no effect if
+/// `server.buffer_mib` is 0 and the buffer has no file. A size that has its default is accepted.
 fn without_memory(buffers: BufferSettings, server: &ServerSection) -> Option<Refused> {
     if server.buffer_bytes() > 0 {
         return None;

@@ -121,7 +121,8 @@ fn check_queue(upstream: &Upstream, reader: &mut Reader<'_>) {
     for name in ["queue_wait_secs", "slow_client_secs", "max_share"] {
         let key = format!("upstreams.{}.{name}", upstream.name());
         if !reader.is_absent(&key) {
-            let reason = "has no effect, because no request waits for a connection with queue = 0";
+            let reason =
+                "has no effect, because queue = 0 means that no request waits for a connection";
             reader.note(&key, format!("{reason}; leave `{name}` out"));
         }
     }

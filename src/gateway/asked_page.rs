@@ -32,7 +32,8 @@ struct AskedPage {
 
 impl WorkerSite {
     /// Returns the page that `text` names: a path of the host of the request, or a URL at a host of
-    /// this site. Returns `None` if `text` names no page of this site, or an endpoint of the gateway.
+    /// this site. Returns `None` if `text` names no page of this site, or if it names an endpoint of
+    /// the gateway. Returns [`NotKept`] if no login can return to the page.
     ///
     /// The scheme of the URL has no meaning, because another proxy can end TLS.
     fn page_of_site(
@@ -61,8 +62,9 @@ impl WorkerSite {
         }
     }
 
-    /// Returns the page of this host that a link of an app names. Returns the start page if the link
-    /// names an address of another site, and `None` if the link names no page.
+    /// Returns the page of this host that a link of an app names. Returns [`NotKept`] if no login can
+    /// return to this page. Returns the start page if the link names any other address. Returns
+    /// `None` if the link contains no address.
     pub(super) fn page_in_link(
         &self,
         context: &RequestContext,

@@ -316,7 +316,7 @@ impl Revocation {
         let client_id = client_id.replace('+', "%20");
         let text = request.url.replace("{client_id}", &client_id);
         if text.contains(['{', '}']) {
-            let problem = "contains another placeholder than {client_id}";
+            let problem = "contains a placeholder other than {client_id}";
             return Err(SetupError::Setting { key, problem });
         }
         let url = endpoint(key, settings.url.as_deref(), &text)?;

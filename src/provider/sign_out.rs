@@ -268,10 +268,10 @@ impl Provider {
             .map_or(is_wanted, |info| info.revocation.is_some())
     }
 
-    /// Revokes a token, with the provider's own request or by RFC 7009 section 2. Does nothing if the
-    /// provider has no revocation endpoint, or if the settings switch its use off. After a temporary failure, the function
-    /// pauses and tries again, up to three times. The last failure is logged. `session` is the part
-    /// of the session key that the log contains.
+    /// Revokes a token with the provider's own request, or as RFC 7009 section 2 describes. Does
+    /// nothing if the provider has neither of the two, or if the settings switch revocations off.
+    /// After a temporary failure, the function pauses and tries again, up to three times. The last
+    /// failure is logged. `session` is the part of the session key that the log contains.
     ///
     /// # Cancel safety
     ///

@@ -3,8 +3,9 @@
 //! The gateway looks up the session of a request only when the request begins. A stream lasts
 //! longer than a request, and a stream must end when the session of the stream ends. To end
 //! streams, each worker has an [`EndRegistry`]. When the end of a session is committed, the store
-//! informs the registry. Once per second, or more often if the store is shared, the registry also
-//! looks for sessions that have passed a deadline or that a shared store has to confirm. A request that registers no work does not use the registry.
+//! informs the registry. The registry also looks for sessions that have passed a deadline, or that a
+//! shared store has to confirm. The registry looks once per second, or more often if the store is
+//! shared. A request that registers no work does not use the registry.
 
 #![expect(
     clippy::disallowed_types,
@@ -336,8 +337,9 @@ impl Drop for EndWatch {
     }
 }
 
-/// Returns the time between two searches. If a report of a shared store is lost, its cache is out of date
-/// after three quarters of the time `coherence`, and the next search must begin in the last quarter.
+/// Returns the time between two searches. If a message of a shared store is lost, the cache counts as
+/// out of date after three quarters of the time `coherence`. The next search must begin in the last
+/// quarter.
 fn between_sweeps(coherence: Option<Duration>) -> Duration {
     let quarter = coherence.and_then(|coherence| coherence.checked_div(4));
     quarter.map_or(BETWEEN_SWEEPS, |quarter| quarter.min(BETWEEN_SWEEPS))

@@ -186,7 +186,7 @@ impl Metrics {
         registry.register("sessions", "Open sessions", self.sessions.clone());
         let pushed_out = "Sessions that were pushed out since the start because memory was full";
         registry.register("sessions_pushed_out", pushed_out, self.pushed_out.clone());
-        let unreadable = "Reads of sessions in a shared store that cannot be read, by reason";
+        let unreadable = "Reads of a shared store that found an unreadable session, by reason";
         registry.register("unreadable_sessions", unreadable, self.unreadable.clone());
         let store_up = "1 if the session store answers and accepts changes, otherwise 0";
         registry.register("session_store_up", store_up, self.store_up.clone());

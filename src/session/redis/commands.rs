@@ -53,8 +53,9 @@ impl ConnectionLike for Commands {
     }
 }
 
-/// Waits for an answer. The time limit consists of parts, so that a time during which this process
-/// does not run counts as one part at most. The server may have answered during this time.
+/// Waits for an answer. The function divides the time limit into parts and waits for one part after
+/// the other. If this process does not run for a while, at most one part passes. The function then
+/// still reads an answer that the server has sent meanwhile.
 async fn within<T>(
     limit: Duration,
     answer: impl Future<Output = RedisResult<T>>,

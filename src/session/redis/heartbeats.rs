@@ -100,8 +100,8 @@ impl Heartbeats {
 }
 
 impl Shared {
-    /// Sends a heartbeat. The server counts the sessions and the replicas, and checks that it may
-    /// still accept writes.
+    /// Sends a heartbeat, and asks for the number of sessions and for the number of replicas. The
+    /// heartbeat also writes a key, so that the replica notices if the server refuses writes.
     pub(super) fn beat(
         self: &Arc<Self>,
         mut commands: Commands,

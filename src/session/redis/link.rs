@@ -271,11 +271,11 @@ impl Shared {
         !self.clock.is_manual() && differs(ahead)
     }
 
-    /// From time to time, reads the clock of the server again.
+    /// Reads the clock of the server again after every [`BETWEEN_QUESTIONS`] heartbeats.
     fn watch_clock(self: &Arc<Self>, number: u64, mut commands: Commands) {
         if number.is_multiple_of(BETWEEN_QUESTIONS) {
             let shared = Arc::clone(self);
-            // The heartbeats show whether the server answers.
+            // An error is ignored, because the heartbeats show whether the server answers.
             tokio::spawn(async move { shared.look_at_clock(&mut commands).await.map_err(drop) });
         }
     }
@@ -426,7 +426,8 @@ impl Shared {
     }
 }
 
-/// Returns true if a clock that is ahead by this number of milliseconds, or behind, cannot be right.
+/// Returns true if the difference between two clocks is larger than [`LARGEST_DIFFERENCE`]. `ahead`
+/// is the difference in milliseconds, and can be negative.
 pub(super) fn differs(ahead: i64) -> bool {
     Duration::from_millis(ahead.unsigned_abs()) > LARGEST_DIFFERENCE
 }

@@ -6,9 +6,10 @@
 //! ([`value`]), and the keys contain no session ids. Whoever can read the server learns how many
 //! sessions each user hash has, but cannot use a session.
 //!
-//! All keys begin with the configured prefix. KEY and HASH in the keys of a session are 16 raw bytes,
-//! so that the keys are short. The part of a key in braces decides about its slot in
-//! a cluster, so all keys of one session are in one slot:
+//! All keys begin with the configured prefix. In `{sKEY}`, `{uHASH}` and `{pHASH}`, KEY and HASH are
+//! 16 raw bytes, so that the keys are short. In the other keys, HASH and REPLICA are in hexadecimal
+//! form. The part of a key in braces determines the slot of the key in a cluster, so the record and
+//! the lease of a session are in one slot:
 //!
 //! | key | type | content |
 //! | --- | --- | --- |

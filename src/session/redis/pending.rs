@@ -169,8 +169,8 @@ impl Shared {
         command
     }
 
-    /// Repeats the latest ends of this replica. A server that has taken over may not have received
-    /// the ends, and may contain the sessions again.
+    /// Ends the sessions again that this replica has ended in the last minute. After a failover, the
+    /// new server may lack these changes, and may still contain the sessions.
     pub(super) async fn repeat_ends(&self, commands: &mut Commands) -> Result<(), RedisError> {
         let mut by_reason: HashMap<EndReason, Vec<SessionKey>> = HashMap::new();
         for (_at, key, why) in &self.pending.changes().ended {
@@ -179,7 +179,8 @@ impl Shared {
         for (why, keys) in by_reason {
             for some in keys.chunks(AT_ONCE) {
                 let mut command = self.names.call(END_ALL);
-                // There is no notice, and the end of single sessions is not remembered.
+                // No notice is stored. For single sessions, the script ignores the time of the end and
+                // stores no end.
                 command
                     .arg(&[letter(why)])
                     .arg("")

@@ -191,8 +191,8 @@ fn value_of<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim))
 }
 
-/// Reports what a restart of the server loses. `save` is the server's setting of that name, if the
-/// server tells the setting.
+/// Reports which data a restart of the server loses. `save` is the value of the server's setting
+/// `save`. `None` if the user of the store may not read the setting.
 fn report_persistence(info: &str, save: Option<&str>, findings: &mut Findings) {
     if value_of(info, "aof_enabled") == Some("1") {
         return findings.good(

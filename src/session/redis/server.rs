@@ -82,8 +82,8 @@ impl Drop for Server {
 }
 
 fn run(socket: &std::path::Path, options: &[&str]) -> Child {
-    // The shell closes its copy of the standard output, so that a server that does not start ends the
-    // output.
+    // The shell closes its copy of the standard output. If the server does not start, no process has
+    // the output open, and the reader gets its end.
     let script = "redis-server \"$@\" & pid=$!; exec > /dev/null; cat > /dev/null; kill -9 $pid; \
                   wait $pid; true";
     let mut shell = Command::new("sh")

@@ -9,7 +9,8 @@
 //!
 //! During an update, replicas of two versions of the gateway share the store. A new format therefore
 //! needs two releases: version N reads the new format and still writes the old format, and version N+1
-//! writes the new format. A value of a format that a version does not know is an error and stays.
+//! writes the new format. If a version does not know the format of a value, the read fails and the
+//! value stays in the store.
 
 use aws_lc_rs::digest::{Context, SHA256};
 

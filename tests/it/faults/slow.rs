@@ -289,7 +289,8 @@ impl Crowd {
         self.connections * streams * readers / kinds
     }
 
-    /// Fails if buffered uploads have used connections of the app, or if the slow readers have not.
+    /// Fails if buffered uploads have used many connections of the app. Fails also if the slow readers
+    /// have used only few connections.
     /// An answer that nobody reads is larger than its buffer.
     async fn assert_buffered(&self, row: &Row) {
         let (readers, most) = (self.readers(), row.app.most_connections());

@@ -23,7 +23,8 @@ async fn g_01_a_replica_that_loses_the_store_during_a_refresh_keeps_its_lease() 
     let apart = replicas.another(&store);
     replicas.gateways[0] = apart;
     let browser = replicas.signed_in("alice", 1).await;
-    // The start of the gateway has blocked this thread, and so the gate, so the gateway connects later.
+    // The start of the gateway has blocked this thread. The gate runs in this thread, so the gateway
+    // connects to the store later.
     while replicas.at(&browser, 0).fetch(&url("/warm")).await.text() != "seen" {}
     replicas.clock.advance(OVER);
     let answer = replicas.provider.hold_refreshes();

@@ -21,7 +21,7 @@ async fn the_check_over_the_network_reports_policy_and_persistence() {
         good.contains("all rights") && good.contains("keeps all sessions"),
         "{good}"
     );
-    // The check leaves nothing behind that has no time to live.
+    // Every key that the check has written is removed or has a time to live.
     let kept = server.command(&["KEYS", "*"]);
     assert!(!kept.contains("{i1}") && !kept.contains("{mc"), "{kept}");
     let set = |key: &str, value: &str| {
