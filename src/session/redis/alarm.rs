@@ -127,3 +127,15 @@ impl Alarm {
         self.is_refused.load(Ordering::Relaxed)
     }
 }
+
+/// Reports that the process ends before the server has accepted all sign-outs.
+pub(super) fn report_lost_ends(ends: usize) {
+    if ends > 0 {
+        let reason = "sign_outs_lost";
+        tracing::error!(
+            reason,
+            ends,
+            "The session store has not accepted all sign-outs; these sessions continue at other replicas"
+        );
+    }
+}

@@ -272,7 +272,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn end_command(&self, which: &Which, why: EndReason) -> redis::Cmd {
+    fn end_command(&self, which: &Which, why: EndReason) -> redis::Cmd {
         let version = match which {
             Which::Key(_) => Vec::new(),
             Which::Version(_, version) => value::version_bytes(*version).to_vec(),

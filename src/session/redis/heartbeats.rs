@@ -62,7 +62,7 @@ impl Heartbeats {
         self.number
     }
 
-    /// A late heartbeat means that this task did not run for a while, and has not read the answers of
+    /// A late heartbeat means that this task did not run for a while, or waited for another answer of
     /// the server. This time does not count as a silence of the server.
     fn forgive_delay(&mut self, now: Instant) {
         let Some(last) = self.last else { return };
@@ -127,6 +127,12 @@ impl Shared {
                 Ok(answers) => {
                     if let Some(Ok(Value::Int(count))) = answers.get(1) {
                         shared.note_count(*count);
+                    }
+                    if let Some(Err(error)) = answers.first()
+                        && meaning(error) == Meaning::Refused
+                    {
+                        let now = shared.clock.since_epoch();
+                        shared.alarm.refused_command(error, now);
                     }
                     shared.note_replicas(answers.get(3));
                     shared.note_write(answers.get(2))

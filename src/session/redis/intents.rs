@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::alarm::report_lost_ends;
 use super::link::Link;
 use super::{RedisStore, Shared};
 use crate::clock::Timestamp;
@@ -151,6 +152,12 @@ impl Store for RedisStore {
         self.run(|shared| async move {
             // The server answers after all earlier commands, such as the releases of leases.
             drop(shared.send::<redis::Value>(&redis::cmd("PING")).await);
+            let last = shared.link.borrow().clone();
+            if let Link::Up(mut commands) = last {
+                // The warning below reports a failure.
+                drop(shared.make_pending(&mut commands).await);
+            }
+            report_lost_ends(shared.pending.number_of_ends());
             shared.link.send_replace(Link::Closed);
             Ok(())
         })

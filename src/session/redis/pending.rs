@@ -21,7 +21,6 @@ use super::leases::Token;
 use super::scripts::{END_ALL, RELEASE};
 use crate::clock::Timestamp;
 use crate::session::groups::Group;
-use crate::session::store::Which;
 use crate::session::{EndReason, SessionKey};
 
 /// The maximum number of sign-outs that wait for the server.
@@ -29,7 +28,7 @@ const MAX_ENDS: usize = 100_000;
 /// The maximum number of leases that wait for their release.
 const MAX_RELEASES: usize = 10_000;
 /// The maximum number of ends that this replica repeats after a new connection.
-const MAX_REPEATED: usize = 10_000;
+const MAX_REPEATED: usize = 100_000;
 /// The time for which this replica remembers an end. A server that takes over can lack the changes of
 /// the last moments.
 const REPEATED: Duration = Duration::from_mins(1);
@@ -81,12 +80,34 @@ impl Pending {
 
     /// Notes an end that the server has made.
     pub(super) fn note_end(&self, key: SessionKey, why: EndReason, now: Timestamp) {
+        // The sweep and the limit of sessions make such ends again.
+        if matches!(why, EndReason::Idle | EndReason::Evicted) {
+            return;
+        }
         let ended = &mut self.changes().ended;
-        let is_old = |(at, ..): &(Timestamp, _, _)| now.since(*at) > REPEATED;
-        while ended.len() >= MAX_REPEATED || ended.front().is_some_and(is_old) {
+        forget_old(ended, now);
+        if ended.len() >= MAX_REPEATED {
             ended.pop_front();
         }
         ended.push_back((now, key, why));
+    }
+
+    /// Returns the ends of the last minute.
+    fn latest_ends(&self, now: Timestamp) -> Vec<(SessionKey, EndReason)> {
+        let ended = &mut self.changes().ended;
+        forget_old(ended, now);
+        ended.iter().map(|(_at, key, why)| (*key, *why)).collect()
+    }
+
+    /// Returns the ends that wait for the server.
+    fn waiting_ends(&self) -> Vec<(SessionKey, EndReason)> {
+        let ends = &self.changes().ends;
+        ends.iter().map(|(key, why)| (*key, *why)).collect()
+    }
+
+    /// Returns the number of ends that wait for the server.
+    pub(super) fn number_of_ends(&self) -> usize {
+        self.changes().ends.len()
     }
 
     /// Keeps the release of a lease until the server accepts the release. If there are too many
@@ -114,30 +135,59 @@ impl Shared {
     }
 
     async fn end_pending(&self, commands: &mut Commands) -> Result<(), RedisError> {
-        let all: Vec<_> = {
-            let changes = self.pending.changes();
-            changes.ends.iter().map(|(key, why)| (*key, *why)).collect()
-        };
         let mut refused = 0_usize;
-        for (key, why) in all {
-            let command = self.end_command(&Which::Key(key), why);
-            let ended: Result<(i64, i64), _> = command.query_async(commands).await;
-            match ended {
-                Ok((_ended, count)) => {
-                    self.note_count(count);
-                    self.pending.note_end(key, why, self.clock.now());
-                    self.pending.changes().ends.remove(&key);
-                }
-                // The next heartbeat tries again. The sessions stay ended at this replica.
+        for (why, keys) in in_groups(self.pending.waiting_ends()) {
+            match self.end_at_server(commands, (why, &keys)).await {
+                Ok(()) => self.note_made(&keys, why),
                 Err(error) if meaning(&error) == Meaning::Refused => {
-                    refused = refused.saturating_add(1);
-                    if refused >= MAX_REFUSED {
-                        break;
+                    // One of the sessions may be the reason.
+                    for key in keys {
+                        match self.end_at_server(commands, (why, &[key])).await {
+                            Ok(()) => self.note_made(&[key], why),
+                            Err(error) if meaning(&error) != Meaning::Refused => return Err(error),
+                            Err(_refused) => refused = refused.saturating_add(1),
+                        }
+                        // The next heartbeat tries again. The sessions stay ended at this replica.
+                        if refused >= MAX_REFUSED {
+                            return Ok(());
+                        }
                     }
                 }
                 Err(error) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// Notes that the server has ended sessions whose ends have waited.
+    fn note_made(&self, keys: &[SessionKey], why: EndReason) {
+        let now = self.clock.now();
+        for key in keys {
+            self.pending.changes().ends.remove(key);
+            self.pending.note_end(*key, why, now);
+        }
+    }
+
+    /// Ends sessions at the server, with one script.
+    async fn end_at_server(
+        &self,
+        commands: &mut Commands,
+        (why, keys): (EndReason, &[SessionKey]),
+    ) -> Result<(), RedisError> {
+        let mut command = self.names.call(END_ALL);
+        // No notice is stored. For single sessions, the script ignores the time of the end and stores
+        // no end.
+        command
+            .arg(&[letter(why)])
+            .arg("")
+            .arg(0)
+            .arg(0)
+            .arg(0)
+            .arg(1)
+            .arg(AT_ONCE)
+            .arg(group_bytes(&Group::Keys(keys.to_vec())));
+        let ended: (String, i64, Vec<Vec<u8>>) = command.query_async(commands).await?;
+        self.note_count(ended.1);
         Ok(())
     }
 
@@ -172,33 +222,39 @@ impl Shared {
     /// Ends the sessions again that this replica has ended in the last minute. After a failover, the
     /// new server may lack these changes, and may still contain the sessions.
     pub(super) async fn repeat_ends(&self, commands: &mut Commands) -> Result<(), RedisError> {
-        let mut by_reason: HashMap<EndReason, Vec<SessionKey>> = HashMap::new();
-        for (_at, key, why) in &self.pending.changes().ended {
-            by_reason.entry(*why).or_default().push(*key);
-        }
-        for (why, keys) in by_reason {
-            for some in keys.chunks(AT_ONCE) {
-                let mut command = self.names.call(END_ALL);
-                // No notice is stored. For single sessions, the script ignores the time of the end and
-                // stores no end.
-                command
-                    .arg(&[letter(why)])
-                    .arg("")
-                    .arg(0)
-                    .arg(0)
-                    .arg(0)
-                    .arg(1)
-                    .arg(AT_ONCE)
-                    .arg(group_bytes(&Group::Keys(some.to_vec())));
-                let ended: Result<redis::Value, _> = command.query_async(commands).await;
-                match ended {
-                    Err(error) if meaning(&error) != Meaning::Refused => return Err(error),
-                    Ok(_) | Err(_) => {}
+        for (why, keys) in in_groups(self.pending.latest_ends(self.clock.now())) {
+            match self.end_at_server(commands, (why, &keys)).await {
+                Err(error) if meaning(&error) == Meaning::Refused => {
+                    // The next heartbeat tries again.
+                    for key in keys {
+                        self.pending.end(key, why);
+                    }
                 }
+                result => result?,
             }
         }
         Ok(())
     }
+}
+
+fn forget_old(ended: &mut VecDeque<(Timestamp, SessionKey, EndReason)>, now: Timestamp) {
+    let is_old = |(at, ..): &(Timestamp, _, _)| now.since(*at) > REPEATED;
+    while ended.front().is_some_and(is_old) {
+        ended.pop_front();
+    }
+}
+
+/// Groups ends by their reason. One script ends the sessions of one group.
+fn in_groups(ends: Vec<(SessionKey, EndReason)>) -> Vec<(EndReason, Vec<SessionKey>)> {
+    let mut by_reason: HashMap<EndReason, Vec<SessionKey>> = HashMap::new();
+    for (key, why) in ends {
+        by_reason.entry(why).or_default().push(key);
+    }
+    let mut groups = Vec::new();
+    for (why, keys) in by_reason {
+        groups.extend(keys.chunks(AT_ONCE).map(|keys| (why, keys.to_vec())));
+    }
+    groups
 }
 
 #[cfg(test)]

@@ -193,7 +193,10 @@ async fn f_12_passwords_and_rights_are_checked_and_a_new_password_is_read_again(
 
 #[tokio::test]
 async fn a_node_of_a_cluster_is_refused_at_the_start() {
-    let server = Server::start(&["--cluster-enabled", "yes"]);
+    // The node also listens at a fixed port, so each process uses its own loopback address.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = format!("127.{high}.{}.{low}", 1);
+    let server = Server::start(&["--cluster-enabled", "yes", "--bind", &address]);
     let refused = try_start(&server.settings(), &Fixture::memory());
     let refused = crate::telemetry::chain(&refused.map(drop).unwrap_err());
     assert!(refused.contains("Redis Cluster"), "{refused}");
