@@ -340,8 +340,6 @@ impl Provider {
         let response = response.map_err(RevocationError::Call)?;
         match response.status() {
             StatusCode::OK | StatusCode::NO_CONTENT => Ok(()),
-            // The provider does not know the token any more.
-            StatusCode::NOT_FOUND if own.is_some() => Ok(()),
             status if own.is_some() && status.is_success() => Ok(()),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 let wait = response.headers().get(header::RETRY_AFTER);
