@@ -40,8 +40,12 @@ REPLACED = {
     *("--client-secret-file", "--cookie-secret", "--cookie-domain", "--whitelist-domain", "--metrics-address"),
     *("--basic-auth-password", "--allowed-group", "--email-domain", "--scope"),
 }
-# The values of the user of the demo that belong to the values of the examples.
-GROUPS = ["--allowed-group=admins", "--allowed-group=nobody"]
+# The examples with a rule, and the flags that admit alice, a user of the demo, or refuse her.
+RULES = {
+    "entra-groups": (["--allowed-group=admins", "--allowed-group=nobody"], ["--allowed-group=nobody"]),
+    "groups": (["--allowed-group=admins", "--allowed-group=nobody"], ["--allowed-group=nobody"]),
+    "one-app": (["--email-domain=example.com"], ["--email-domain=other.test"]),
+}
 PATHS = ("/", "/data", "/api/v1", "/api", "/healthz", "/apidocs", "/static/site.css", "/assets/logo.png", "/favicon.ico",
          "/staticfiles", "/ping", "/ready", "/oauth2/auth", "/oauth2/auth?allowed_groups=staff",
          "/oauth2/auth?allowed_groups=nobody", "/oauth2/auth?allowed_email_domains=example.com",
@@ -79,8 +83,8 @@ def flags_of(example):
     return shlex.split(" ".join(line.removeprefix("#   ") for line in lines))
 
 
-def flags_for_test(example, stage, app, port):
-    """The flags of an example, with the provider, the app and the addresses of the test."""
+def flags_for_test(example, rule, stage, app, port):
+    """The flags of an example, with the provider, the app, the rule and the addresses of the test."""
     provider = stage.provider
     own = [flag for flag in flags_of(example) if flag.split("=")[0] not in REPLACED]
     names = [flag.split("=")[0] for flag in flags_of(example)]
@@ -100,9 +104,9 @@ def flags_for_test(example, stage, app, port):
         # The provider of the demo does not know the scope that oauth2-proxy adds for groups.
         "--scope=openid email profile",
     ]
-    flags.append("--email-domain=example.com" if "--email-domain=example.com" in flags_of(example) else "--email-domain=*")
-    if "--allowed-group" in names:
-        flags += GROUPS
+    flags += rule
+    if not any(flag.startswith("--email-domain=") for flag in rule):
+        flags.append("--email-domain=*")
     if "--basic-auth-password" in names:
         flags.append("--basic-auth-password=s3cret")
     # The test already has these flags.
@@ -148,7 +152,9 @@ class Client(Browser):
         if answer.getheader("X-App") == "seen":
             return "app", {name: token(value) for name, value in json.loads(body).items() if value}
         if answer.status in REDIRECTS:
-            return "sign-in", {}
+            location = answer.getheader("Location") or ""
+            is_sign_in = location.startswith("/oauth2/") or "/oauth/authorize?" in location
+            return "sign-in" if is_sign_in else f"redirect to {location}", {}
         if path.startswith("/oauth2/userinfo") and answer.status == 200:
             members = json.loads(body)
             return "userinfo", {name: members.get(name) for name in ("user", "email", "groups", "preferredUsername")}
@@ -164,10 +170,12 @@ def token(value):
     return value if len(value) < 100 else "token"
 
 
-def compare(stage, example, app):
-    """Returns the rows of an example: request, and the results of oauth2-proxy and of Sidegate."""
-    name, port = example.stem, free_port()
-    flags = flags_for_test(example, stage, app, port)
+def compare(stage, example, app, is_refused=False):
+    """Returns the rows of an example: request, and the results of oauth2-proxy and of Sidegate. `is_refused` selects the
+    rule that refuses all users."""
+    name, port = example.stem + ("-refused" if is_refused else ""), free_port()
+    rule = RULES.get(example.stem, ([], []))[is_refused]
+    flags = flags_for_test(example, rule, stage, app, port)
     stage.start(f"{name}-oauth2-proxy", ["oauth2-proxy", *flags], port)
     other = free_port()
     flags = [flag.replace(f"127.0.0.1:{port}", f"127.0.0.1:{other}") for flag in flags]
@@ -179,6 +187,11 @@ def compare(stage, example, app):
         if user != "anonymous":
             for client in clients:
                 client.sign_in("/", user)
+        if user == "alice" and not is_refused:
+            for client in clients:
+                decision, _fields = client.look("/oauth2/userinfo", False)
+                if decision != "userinfo":
+                    raise Wrong(f"{name}: alice is not signed in at port {client.port}: {decision}")
         for path in PATHS:
             for kind in ("page", "fetch"):
                 seen = [client.look(path, kind == "page") for client in clients]
@@ -191,6 +204,14 @@ def compare(stage, example, app):
 def text(seen):
     decision, fields = seen
     return "; ".join([decision, *(f"{name}: {value}" for name, value in sorted(fields.items()))])
+
+
+def matches(row, known):
+    """Whether an intended difference describes a row."""
+    examples, _, request = known[0].partition(" ")
+    example, _, asked = row[0].partition(" ")
+    is_example = examples == "*" or example in examples.split("|")
+    return is_example and all(map(fnmatch.fnmatchcase, (asked, *row[1:]), (request, *known[1:])))
 
 
 def differences():
@@ -211,13 +232,15 @@ def main():
             if example.stem in LEFT_OUT:
                 continue
             rows = compare(stage, example, app)
+            if example.stem in RULES:
+                rows += compare(stage, example, app, is_refused=True)
             same = 0
             for request, theirs, ours in rows:
                 if theirs == ours:
                     same += 1
                     continue
                 row = (request, text(theirs), text(ours))
-                found = [known for known in intended if all(map(fnmatch.fnmatchcase, row, known))]
+                found = [known for known in intended if matches(row, known)]
                 used.update(found)
                 if not found:
                     wrong.append("\t".join(row))

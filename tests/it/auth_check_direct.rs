@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::gateway::{Process, Settings};
 use crate::support::provider::StandIn;
 use crate::support::raw::{Outcome, Raw, exchange};
-use crate::support::scene::{ORIGIN, ROUTES, Scene};
+use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
 use crate::support::upstream::RecordingUpstream;
 
 const CHECK: &str = "/_sidegate/auth";
@@ -183,12 +183,22 @@ async fn adv_cve_2026_40575_a_forwarded_uri_of_a_client_never_counts() {
         let answer = asked.send(&target, &fields).await;
         assert_eq!(answer.statuses(), [401], "{}", kind.name);
     }
-    let scene =
-        Scene::with(|settings| settings.with("[auth_check]\noauth2_proxy = [\"127.0.0.1\"]\n"))
-            .await;
-    let head = check("/oauth2/auth", FORWARDED, CLOSE);
-    let answer = exchange(scene.gateway.address(), head.as_bytes(), 1).await;
-    assert_eq!(answer.statuses(), [401]);
+    // At the path for oauth2-proxy, only the start page counts.
+    let refused = "access.any_of.groups = [\"admins\"]\n";
+    for (start, other, status) in [(refused, "", 403), ("", refused, 202)] {
+        let routes = format!(
+            "[auth_check]\noauth2_proxy = [\"127.0.0.1\"]\n[[routes]]\nprefix = \"/\"\n{start}\
+             [[routes]]\nprefix = \"/other\"\n{other}[[routes]]\nprefix = \"/sign-in\"\n"
+        );
+        let scene = Scene::with_routes(&routes, "").await;
+        let browser = scene.browser_of("alice");
+        browser.visit(&url("/sign-in")).await;
+        let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+        let fields = [("Cookie", &*cookie), ("X-Forwarded-Uri", "/other")];
+        let head = check("/oauth2/auth", &fields, CLOSE);
+        let answer = exchange(scene.gateway.address(), head.as_bytes(), 1).await;
+        assert_eq!(answer.statuses(), [status], "{routes}");
+    }
 }
 
 /// Numbers that look random and are the same in each run (xorshift).

@@ -115,6 +115,9 @@ async fn d_26_replicas_divide_the_calls_to_a_provider() {
     for user in ["dave", "erin", "frank"] {
         replicas.signed_in(user, 0).await;
     }
+    let page = replicas.at(&replicas.browser_of("grace"), 0);
+    let page = page.visit(&url("/page")).await;
+    assert_eq!(page.status, 503, "{}", page.describe());
 }
 
 #[tokio::test]

@@ -8,7 +8,6 @@ use crate::support::scene::{ORIGIN, SESSION, url, wait_for_figure};
 
 use super::{OVER, sign_out_at};
 use std::net::SocketAddr;
-use std::time::Duration;
 
 #[tokio::test]
 async fn g_01_a_replica_that_loses_the_store_during_a_refresh_keeps_its_lease() {
@@ -33,19 +32,20 @@ async fn g_01_a_replica_that_loses_the_store_during_a_refresh_keeps_its_lease() 
         tokio::spawn(async move { browser.fetch(&url("/page")).await })
     };
     let first = ask(0);
-    while replicas.provider.refreshes().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    replicas.provider.wait_for_refresh(1).await;
+    let up = "sidegate_session_store_up";
+    wait_for_figure(replicas.gateways[0].operations(), up, 1).await;
     partition.block();
     let second = ask(1);
     let waiting = "sidegate_waiting_requests";
     wait_for_figure(replicas.gateways[1].operations(), waiting, 1).await;
     answer.notify_one();
-    let up = "sidegate_session_store_up";
     wait_for_figure(replicas.gateways[0].operations(), up, 0).await;
     // The provider has answered the first replica, which cannot store the answer.
     assert!(!second.is_finished());
     assert_eq!(replicas.provider.refreshes().len(), 1);
+    // The bytes of the blocked time must not arrive later.
+    partition.cut();
     partition.unblock();
     for page in [first, second] {
         let page = page.await.unwrap();
@@ -63,6 +63,6 @@ async fn a_stream_of_a_session_that_another_replica_ends_also_ends() {
     let mut stream = EventClient::open(replicas.gateways[1].address(), &cookie).await;
     let out = sign_out_at(&replicas.at(&browser, 0)).await;
     assert!(out.status == 303 || out.status == 200, "{}", out.describe());
-    let ended = tokio::time::timeout(Duration::from_secs(1), stream.expect_end("signed_out"));
-    assert!(ended.await.is_ok(), "the stream continues");
+    // A search for sessions that have ended would state another reason.
+    stream.expect_end("signed_out").await;
 }

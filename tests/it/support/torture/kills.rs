@@ -14,9 +14,9 @@ impl Ledger {
     pub(crate) fn process_killed(&mut self, process: usize, now: Timestamp) {
         self.killed.push((process, now));
         for family in &mut self.families {
-            let lost = |(_pair, from): &(usize, Option<usize>)| *from == Some(process);
-            for (pair, _process) in family.under_way.extract_if(.., |call| lost(call)) {
-                family.pairs[pair].abandoned += 1;
+            let lost = |(_, _, from): &(usize, usize, Option<usize>)| *from == Some(process);
+            for (pair, call, _process) in family.under_way.extract_if(.., |call| lost(call)) {
+                family.pairs[pair].abandoned.insert(call);
             }
             if let [.., asked, newest] = family.pairs.as_mut_slice()
                 && newest.issued_to == Some(process)
@@ -24,7 +24,7 @@ impl Ledger {
                 && !newest.lost
             {
                 newest.lost = true;
-                asked.abandoned += 1;
+                asked.abandoned.insert(newest.issued_by);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! pair and issues the next pair. Each token contains its user, so that every recipient can check
 //! the user of the token.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,11 +46,13 @@ pub(crate) struct Pair {
     pub(crate) calls: Vec<Timestamp>,
     /// The faults of the calls with this refresh token.
     pub(crate) faults: Vec<Fault>,
-    /// The number of calls with this refresh token that got no answer, because the server was
-    /// stopped or the gateway process was killed.
-    pub(crate) abandoned: usize,
+    /// The calls with this refresh token that got no answer, because the server was stopped or the
+    /// gateway process was killed: their places in `calls`.
+    pub(crate) abandoned: BTreeSet<usize>,
     /// The number of the gateway process that got this pair, if each process has its own secret.
     pub(super) issued_to: Option<usize>,
+    /// The call that got this pair: its place in the `calls` of the used pair.
+    pub(super) issued_by: usize,
     /// A request with the access token of this pair has reached the app.
     pub(super) reached_app: bool,
 }
@@ -79,9 +81,9 @@ pub(crate) struct Family {
     /// The number of calls that arrived while another call was in progress.
     pub(crate) overlaps: usize,
     pub(crate) behavior: ProviderBehavior,
-    /// The pairs whose refresh tokens are being used by calls in progress, and the gateway processes
-    /// that made the calls.
-    pub(super) under_way: Vec<(usize, Option<usize>)>,
+    /// The calls in progress: the pair whose refresh token is being used, the place of the call in the
+    /// `calls` of this pair, and the gateway process that made the call.
+    pub(super) under_way: Vec<(usize, usize, Option<usize>)>,
 }
 
 /// Identifies a pair by its family and its position.
@@ -149,8 +151,9 @@ impl Pair {
             grace_until: now,
             calls: Vec::new(),
             faults: Vec::new(),
-            abandoned: 0,
+            abandoned: BTreeSet::new(),
             issued_to: None,
+            issued_by: 0,
             reached_app: false,
         }
     }
@@ -158,9 +161,7 @@ impl Pair {
     /// The number of calls with the correct answer.
     pub(crate) fn normal_calls(&self) -> usize {
         let faults = self.faults.iter().filter(|fault| **fault != Fault::Slow);
-        let failed = faults.count() + self.abandoned;
-        // A call counts twice if its server is stopped and its process is killed.
-        self.calls.len().saturating_sub(failed)
+        self.calls.len() - faults.count() - self.abandoned.len()
     }
 }
 
@@ -236,8 +237,8 @@ impl Ledger {
         if !family.under_way.is_empty() {
             family.overlaps += 1;
         }
-        family.under_way.push((pair_id.pair, process));
         let attempt = pair.calls.len();
+        family.under_way.push((pair_id.pair, attempt, process));
         pair.calls.push(now);
         Some(RefreshCall {
             pair_id,
@@ -253,7 +254,10 @@ impl Ledger {
     /// Records the end of a call.
     pub(crate) fn end_call(&mut self, pair_id: PairId) {
         let under_way = &mut self.families[pair_id.family].under_way;
-        if let Some(at) = under_way.iter().position(|(pair, _)| *pair == pair_id.pair) {
+        if let Some(at) = under_way
+            .iter()
+            .position(|(pair, ..)| *pair == pair_id.pair)
+        {
             under_way.remove(at);
         }
     }
@@ -347,8 +351,8 @@ impl Ledger {
     pub(crate) fn abandon(&mut self, server: &str) {
         let families = self.families.iter_mut();
         for family in families.filter(|family| family.behavior.server == server) {
-            for (pair, _process) in std::mem::take(&mut family.under_way) {
-                family.pairs[pair].abandoned += 1;
+            for (pair, call, _process) in std::mem::take(&mut family.under_way) {
+                family.pairs[pair].abandoned.insert(call);
             }
         }
     }

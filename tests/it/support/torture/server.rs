@@ -319,6 +319,7 @@ fn carry_out(shared: &Shared, call: &RefreshCall, fault: Option<Fault>) -> Answe
                 let pair = ledger.pair(pair_id);
                 pair.lost = lost;
                 pair.issued_to = call.process;
+                pair.issued_by = call.attempt;
                 response(ledger, pair_id, life)
             });
     });
