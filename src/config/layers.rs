@@ -331,9 +331,10 @@ fn with_profiles(settings: Figment) -> Figment {
             let named = provider.find_ref("profile").and_then(Value::as_str);
             let text = named.and_then(profile::find);
             let Some(text) = text else { return settings };
-            let values: Dict = Figment::from(Toml::string(text))
+            let mut values: Dict = Figment::from(Toml::string(text))
                 .extract()
                 .unwrap_or_default();
+            leave_out_replaced(&mut values, &provider);
             let below = Dict::from([(name, Value::from(values))]);
             // The method `join` keeps existing values, so the operator's values take precedence.
             settings.join(Layer {
@@ -341,6 +342,24 @@ fn with_profiles(settings: Figment) -> Figment {
                 values: Dict::from([("providers".to_owned(), Value::from(below))]),
             })
         })
+}
+
+/// Removes from a profile what a key of the operator replaces. The operator cannot remove a table of
+/// a profile, and the two keys together would be a contradiction. If the operator writes both keys,
+/// the contradiction remains and is reported.
+fn leave_out_replaced(profile: &mut Dict, operator: &Value) {
+    let is_written = |key: &str| operator.find_ref(key).is_some();
+    let Some(Value::Dict(_, sign_out)) = profile.get_mut("sign_out") else {
+        return;
+    };
+    for (written, replaced) in [
+        ("revocation_endpoint", "revocation_request"),
+        ("end_session_endpoint", "page"),
+    ] {
+        if is_written(written) && !is_written(&format!("sign_out.{replaced}")) {
+            sign_out.remove(replaced);
+        }
+    }
 }
 
 /// Returns warnings about environment variables that have one underscore and look like a key of
