@@ -468,6 +468,13 @@ async fn d_39_slow_readers_from_300_addresses_over_http_2_leave_connections_to_o
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d_38_d_39_slow_clients_from_300_addresses_over_http_2_leave_connections_to_others() {
+    MANY_HTTP_2
+        .run("slow both ways, HTTP/2, 300 addresses")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d_38_d_39_slow_clients_from_300_addresses_with_300_sessions_leave_connections_to_others() {
     let crowd = Crowd {
         who: Who::ManySessions,
