@@ -56,6 +56,7 @@ mod tunnel;
 mod unusual_path;
 mod userinfo;
 
+use std::cell::RefCell;
 use std::future::ready;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -71,6 +72,7 @@ use self::auth_check::{Asked, AuthCheck, passed};
 pub(crate) use self::auth_check::{AskingProxies, ProxyKind};
 pub(crate) use self::body::Body;
 pub(crate) use self::buffers::Budgets;
+use self::buffers::Reservation;
 pub use self::error::Error;
 pub(crate) use self::explanation::explain_request;
 pub use self::explanation::{Explanation, Question, QuestionError};
@@ -97,7 +99,7 @@ use crate::login::PublicUrls;
 use crate::server::{Connection, Handler, RequestBody};
 use crate::target::{self, RecentHost};
 use crate::telemetry::{DecisionLabel, UserInLog};
-use crate::upstream::Pools;
+use crate::upstream::{Owner, Pools};
 
 /// The referrer policy of answers whose URL can contain a code. With the policy `no-referrer`, the
 /// browser does not send the URL to any site.
@@ -149,6 +151,8 @@ pub(crate) struct ClientConnection {
     peer: Peer,
     recent_host: RecentHost,
     recent: Recent,
+    /// The memory for the receive window, if this is an HTTP/2 connection.
+    window: RefCell<Option<Reservation>>,
 }
 
 impl ClientConnection {
@@ -158,6 +162,7 @@ impl ClientConnection {
             peer: Peer::new(connection.peer.ip()),
             recent_host: RecentHost::default(),
             recent: Recent::default(),
+            window: RefCell::default(),
         }
     }
 }
@@ -423,6 +428,15 @@ impl Handler for Worker {
         let site = self.site.get();
         let proxies = &site.settings().asking_proxies;
         proxies.may_call(client_connection.peer.address())
+    }
+
+    fn reserve_window(&self, client_connection: &ClientConnection, wanted: u32) -> u32 {
+        let client = Owner::new(None, client_connection.peer.address());
+        let wanted = usize::try_from(wanted).unwrap_or_default();
+        let window = self.site.get().window(client, wanted);
+        let bytes = u32::try_from(window.bytes()).unwrap_or_default();
+        client_connection.window.replace(Some(window));
+        bytes
     }
 
     fn handle(

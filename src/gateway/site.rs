@@ -182,6 +182,13 @@ impl WorkerSite {
         buffers.memory(client, self.settings().buffer_bytes)
     }
 
+    /// Reserves at most `wanted` bytes of the budget for buffers in memory, for the receive window of
+    /// an HTTP/2 connection of `client`.
+    pub(super) fn window(&self, client: Owner, wanted: usize) -> Reservation {
+        let buffers = &self.shared.process.buffers;
+        buffers.window(client, self.settings().buffer_bytes, wanted)
+    }
+
     /// Creates the buffer of one body.
     pub(super) fn buffer(&self, sizes: BufferSizes) -> BodyBuffer {
         let (settings, process) = (self.settings(), &self.shared.process);

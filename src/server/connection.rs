@@ -46,9 +46,12 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// read.
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// The maximum number of bytes that the gateway has received on one HTTP/2 connection and has not
-/// yet read. If the apps of eight uploads read no bytes, these uploads also block the other uploads
-/// of the same connection.
+/// yet read, if the handler has enough memory. If the apps of eight uploads read no bytes, these
+/// uploads also block the other uploads of the same connection.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The smallest window of a connection. A server cannot announce a smaller one (RFC 9113 section
+/// 6.9.2).
+const SMALLEST_WINDOW: u32 = 65_535;
 /// The maximum number of streams that the gateway resets because of errors of the client. If the
 /// errors of a client would cause more than `LOCAL_RESETS` resets, the gateway closes the
 /// connection.
@@ -146,6 +149,11 @@ where
     let Settings {
         deadlines, limits, ..
     } = serving.settings;
+    let wanted = CONNECTION_WINDOW.saturating_sub(SMALLEST_WINDOW);
+    let reserved = serving
+        .handler
+        .reserve_window(&serving.per_connection, wanted);
+    let window = SMALLEST_WINDOW.saturating_add(reserved);
     let mut builder = http2::Builder::new(StreamExecutor(Rc::clone(&state)));
     builder
         .timer(TokioTimer::new())
@@ -157,8 +165,8 @@ where
         .keep_alive_timeout(deadlines.write)
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW.min(window))
+        .initial_connection_window_size(window)
         .max_send_buf_size(BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(LOCAL_RESETS);

@@ -230,6 +230,13 @@ pub(crate) trait Handler: 'static {
         false
     }
 
+    /// Reserves memory for the receive window of an HTTP/2 connection, until `per_connection` is
+    /// dropped. The server calls this function once, when the connection begins. Returns the number
+    /// of reserved bytes: at most `wanted`. By default, a connection has the smallest window.
+    fn reserve_window(&self, _per_connection: &Self::PerConnection, _wanted: u32) -> u32 {
+        0
+    }
+
     /// Answers one request. Over HTTP/2, several requests of one connection are answered
     /// concurrently.
     ///

@@ -68,6 +68,7 @@ pub struct Metrics {
     broken_answers: Family<Labels, Counter>,
     waiting: Gauge,
     buffered: Gauge,
+    http2_windows: Gauge,
     spilled: Gauge,
     refused_spills: Family<Labels, Counter>,
     refreshing: Gauge,
@@ -108,6 +109,7 @@ impl Default for Metrics {
             broken_answers: Family::default(),
             waiting: Gauge::default(),
             buffered: Gauge::default(),
+            http2_windows: Gauge::default(),
             spilled: Gauge::default(),
             refused_spills: Family::default(),
             refreshing: Gauge::default(),
@@ -219,6 +221,9 @@ impl Metrics {
         registry.register("waiting_requests", waiting, self.waiting.clone());
         let buffered = "Bytes of the buffers for slow clients that are in memory";
         registry.register("buffered_bytes", buffered, self.buffered.clone());
+        let windows = "Bytes that HTTP/2 clients may send before the gateway has read earlier bytes, \
+                       beyond 64 KiB for each connection";
+        registry.register("http2_window_bytes", windows, self.http2_windows.clone());
         let spilled = "Bytes of the buffers for slow clients that are in files";
         registry.register("spilled_bytes", spilled, self.spilled.clone());
         let refused = "Bodies that could not be written to a file, by reason";
@@ -331,6 +336,12 @@ impl Metrics {
     /// The number of bytes in memory that the buffers for slow clients use.
     pub(crate) fn buffered(&self) -> &Gauge {
         &self.buffered
+    }
+
+    /// The number of bytes that the receive windows of HTTP/2 connections may use, beyond the smallest
+    /// window of each connection.
+    pub(crate) fn http2_windows(&self) -> &Gauge {
+        &self.http2_windows
     }
 
     /// The number of bytes of the buffers for slow clients that are in files.

@@ -16,6 +16,9 @@ use crate::support::wire::TEST_TIMEOUT;
 /// The number of bytes in the buffers of the process.
 const BUFFERED: &str = "sidegate_buffered_bytes";
 
+/// The number of bytes that the windows of HTTP/2 connections use.
+const WINDOWS: &str = "sidegate_http2_window_bytes";
+
 /// The number of bytes that a piece of three bytes needs in a buffer.
 const ONE_PIECE: u64 = 3 + 64;
 
@@ -329,4 +332,30 @@ async fn a_slow_download_over_http_2_frees_the_connection_of_the_app() {
     }
     let (bytes, complete) = slow.received(1, LARGE + 1).await;
     assert_eq!((bytes.len(), complete), (LARGE, true));
+}
+
+#[tokio::test]
+async fn d_41_windows_of_http2_connections_use_the_memory_for_buffers() {
+    const SMALLEST: u32 = 65_535;
+    const LARGEST: u32 = 1024 * 1024;
+    let (scene, tls) = Scene::over_tls_by(|settings| settings.server("buffer_mib = 4")).await;
+    let (gateway, config) = (scene.gateway.address(), tls.client(&["h2"]));
+    let connect = || H2::connect_without_table(gateway, "localhost", Arc::clone(&config));
+    let mut connections = Vec::new();
+    let mut windows = Vec::new();
+    for _ in 0..5 {
+        let mut connection = connect().await;
+        windows.push(connection.window().await);
+        connections.push(connection);
+    }
+    // All windows together use less than half of the memory, and this client uses at most half of
+    // this half.
+    assert_eq!((windows[0], windows[4]), (LARGEST, SMALLEST));
+    assert!(windows.is_sorted_by(|one, next| one >= next), "{windows:?}");
+    let reserved: u32 = windows.iter().map(|window| window - SMALLEST).sum();
+    assert!(reserved <= 1024 * 1024, "{windows:?}");
+    scene.wait_for_figure(WINDOWS, reserved.into()).await;
+    drop(connections);
+    scene.wait_for_figure(WINDOWS, 0).await;
+    assert_eq!(connect().await.window().await, LARGEST);
 }

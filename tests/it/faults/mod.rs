@@ -54,9 +54,10 @@ const DESCRIPTORS: u32 = 8192;
 const OPEN: &str = "sidegate_streams_open{route=\"/any\",kind=\"websocket\"}";
 
 /// Metrics that are zero when the gateway has finished everything.
-const UNFINISHED: [&str; 4] = [
+const UNFINISHED: [&str; 5] = [
     OPEN,
     "sidegate_buffered_bytes",
+    "sidegate_http2_window_bytes",
     "sidegate_refreshes_under_way",
     "sidegate_waiting_requests",
 ];

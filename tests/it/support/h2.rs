@@ -165,6 +165,29 @@ impl H2 {
         bodies
     }
 
+    /// Returns the number of bytes that the client may send on the connection, as announced when the
+    /// connection began (RFC 9113 section 6.9.2). The server has sent its announcements before it
+    /// answers a ping.
+    pub(crate) async fn window(&mut self) -> u32 {
+        const SMALLEST: u32 = 65_535;
+        self.frame(PING, 0, 0, &[0; 8]).await;
+        let reading = async {
+            let mut window = SMALLEST;
+            loop {
+                match self.next_frame().await.expect("a frame") {
+                    (WINDOW_UPDATE, _, 0, payload) => {
+                        window += u32::from_be_bytes(payload.try_into().unwrap());
+                    }
+                    (PING, ACK, ..) => return window,
+                    _ => {}
+                }
+            }
+        };
+        timeout(TEST_TIMEOUT, reading)
+            .await
+            .expect("no answer to the ping in time")
+    }
+
     /// Sends these bytes unchanged.
     pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
         self.wire.write(bytes).await;
