@@ -45,6 +45,24 @@ pub(super) struct ServerSection {
     idle_secs: Seconds,
     write_secs: Seconds,
     drain_secs: Seconds,
+    core_dumps: bool,
+}
+
+/// Whether the process may leave a core dump, which contains tokens and secrets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CoreDumps {
+    /// The operator looks for the cause of a crash.
+    Allowed,
+    /// The default.
+    Forbidden,
+}
+
+impl CoreDumps {
+    pub(super) fn warning(self) -> Option<String> {
+        let text = "server.core_dumps: core dumps are allowed, and a core dump contains tokens of \
+                    users and the secrets of the gateway";
+        (self == Self::Allowed).then(|| text.to_owned())
+    }
 }
 
 /// An IP address with a port. A host name is refused, because a host name can have several
@@ -189,6 +207,14 @@ pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
 }
 
 impl ServerSection {
+    pub(super) fn core_dumps(&self) -> CoreDumps {
+        if self.core_dumps {
+            CoreDumps::Allowed
+        } else {
+            CoreDumps::Forbidden
+        }
+    }
+
     /// The proxies whose forwarding fields are trusted.
     pub(super) fn trusted_peers(&self) -> TrustedPeers {
         TrustedPeers::new(self.trusted_proxies.iter().map(|network| network.0))

@@ -54,6 +54,7 @@ use self::kept_forms::check_kept_forms;
 use self::keys::keys;
 pub(crate) use self::keys::{Digest, KeyFile, content_digest};
 pub use self::layers::{FileContent, Flags, Source, Variables};
+pub use self::listening::CoreDumps;
 use self::listening::{ListenAddress, ServerSection, acceptor, check_transport};
 use self::login_section::{LoginSection, login_settings};
 use self::names::check_names;
@@ -103,6 +104,8 @@ pub struct Config {
     pub(crate) server: server::Settings,
     /// The number of threads that serve requests.
     pub(crate) workers: NonZeroUsize,
+    /// Whether the process may leave a core dump.
+    pub core_dumps: CoreDumps,
     /// The address of the operations listener, or `None` without an operations listener.
     pub(crate) operations: Option<SocketAddr>,
     /// The path of the admin socket, or `None` without an admin socket.
@@ -302,6 +305,7 @@ fn build(
         proxies: server.proxy_networks(),
         server: server.connections(),
         workers: server.workers(),
+        core_dumps: server.core_dumps(),
         operations: operations.listen.map(|address| address.0),
         admin_socket: operations.admin_socket_file,
         restart_only: RestartOnly::of(settings),
@@ -440,6 +444,7 @@ fn warnings(
     warnings.extend(auth_check::warning(asking_proxies, login.own.prefix()));
     let trusted = server.trusted_peers();
     warnings.extend(auth_check::untrusted(asking_proxies, &trusted));
+    warnings.extend(server.core_dumps().warning());
     warnings
 }
 

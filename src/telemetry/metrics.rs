@@ -15,6 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::histogram::Durations;
+use super::log_writer::COUNTS;
 use super::process::ProcessMetrics;
 use super::requests::RequestCounters;
 use super::streams::OpenStream;
@@ -66,6 +67,7 @@ pub struct Metrics {
     ended_streams: Family<Labels, Counter>,
     evictions: Family<Labels, Counter>,
     broken_answers: Family<Labels, Counter>,
+    stalled_workers: Gauge,
     waiting: Gauge,
     buffered: Gauge,
     http2_windows: Gauge,
@@ -107,6 +109,7 @@ impl Default for Metrics {
             ended_streams: Family::default(),
             evictions: Family::default(),
             broken_answers: Family::default(),
+            stalled_workers: Gauge::default(),
             waiting: Gauge::default(),
             buffered: Gauge::default(),
             http2_windows: Gauge::default(),
@@ -178,8 +181,20 @@ impl Metrics {
             self.last_reload_successful.clone(),
         );
         self.last_reload_successful.set(1);
+        self.register_process();
         self.register_sessions();
         self.register_exchanges();
+    }
+
+    /// Registers the metrics about the log and the workers.
+    fn register_process(&mut self) {
+        let registry = &mut self.registry;
+        let lost = "Log lines that were lost because the log could not be written";
+        registry.register("lost_log_lines", lost, COUNTS.lost.clone());
+        let unwritten = "Bytes of log lines that wait to be written";
+        registry.register("unwritten_log_bytes", unwritten, COUNTS.unwritten.clone());
+        let stalled = "Workers that stand still";
+        registry.register("stalled_workers", stalled, self.stalled_workers.clone());
     }
 
     /// Registers the metrics about sessions and their store.
@@ -326,6 +341,12 @@ impl Metrics {
     pub(crate) fn broken_answer(&self, route: &str, end: &'static str) {
         let labels = vec![("route", route.to_owned().into()), ("end", end.into())];
         self.broken_answers.get_or_create_owned(&labels).inc();
+    }
+
+    /// Sets the number of workers that stand still.
+    pub(crate) fn stalled_workers(&self, count: usize) {
+        self.stalled_workers
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a request as waiting for its session, until the guard is dropped.

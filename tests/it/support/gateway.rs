@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::certificates::Authority;
 use super::hosts::Hosts;
 use super::provider::CLIENT_SECRET;
+use super::raw::Raw;
 use super::wire::TEST_TIMEOUT;
 
 /// The program that belongs to this test binary.
@@ -320,6 +321,12 @@ impl Process {
         Self::logging(settings, keys, &[]).await
     }
 
+    /// Starts the program by this shell.
+    pub(crate) async fn start_by(settings: Settings, shell: Command) -> Self {
+        let settings = settings.with("[log]\nformat = \"json\"\n");
+        Self::run(settings, shell).await
+    }
+
     async fn logging(settings: Settings, keys: &str, variables: &[(&str, &str)]) -> Self {
         let settings = settings.with(&format!("[log]\nformat = \"json\"\n{keys}"));
         let mut shell = Command::new("sh");
@@ -346,16 +353,50 @@ impl Process {
 
     /// Starts the program again at the same addresses. The program has ended before.
     pub(crate) async fn restart(&mut self) {
-        let mut text = self.settings.text();
-        for address in [self.address, self.operations] {
-            text = text.replace(&format!("{}:0", address.ip()), &address.to_string());
-        }
-        self.settings.write_in_place(&text);
+        self.keep_addresses();
         let next = Running::start(&self.settings.path(), Command::new("sh")).await;
         assert_eq!(next.address, self.address);
         self.child = next.child;
         self.operations = next.operations;
         self.log = next.log;
+    }
+
+    /// Like [`Process::restart`], by this shell and with this redirection, such as `>/dev/full`. The
+    /// test reads the outputs of the program.
+    pub(crate) async fn restart_redirected(&mut self, mut shell: Command, redirection: &str) {
+        self.keep_addresses();
+        let script = format!("exec \"$0\" run --config \"$1\" {redirection}");
+        let shell = shell.args(["-c", &script, PROGRAM]).kill_on_drop(true);
+        self.child = shell.arg(self.settings.path()).spawn().unwrap();
+        let ready = async {
+            while !self.is_ready().await {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(TEST_TIMEOUT, ready)
+            .await
+            .expect("the gateway does not become ready");
+    }
+
+    /// Whether the program listens and `/readyz` answers with 200.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let Ok(mut connection) = Raw::try_connect(self.operations, None).await else {
+            return false;
+        };
+        connection
+            .send("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await;
+        let answer = connection.response("GET").await;
+        answer.is_some_and(|answer| answer.status() == 200)
+    }
+
+    /// Writes the addresses of the program into its settings.
+    fn keep_addresses(&self) {
+        let mut text = self.settings.text();
+        for address in [self.address, self.operations] {
+            text = text.replace(&format!("{}:0", address.ip()), &address.to_string());
+        }
+        self.settings.write_in_place(&text);
     }
 
     /// The settings file.
