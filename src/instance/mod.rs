@@ -29,7 +29,7 @@ use crate::admin::{self, Admin, AdminSocket, AskedExplanation, SocketError};
 use crate::clock::Clock;
 use crate::config::{Config, Upstreams};
 use crate::gateway::{Site, Worker};
-use crate::server::{self, Drained, Endpoint, Listener, Readiness, Workers};
+use crate::server::{self, Drained, Endpoint, Listener, Readiness, Watch, Workers};
 use crate::session;
 use crate::telemetry::{Metrics, chain};
 use crate::tls::Acceptor;
@@ -62,6 +62,7 @@ pub struct Instance {
     address: SocketAddr,
     operations_address: Option<SocketAddr>,
     workers: Workers,
+    watch: Watch,
     operations: Option<Workers>,
     admin_socket: Option<AdminSocket>,
     readiness: Readiness,
@@ -139,6 +140,7 @@ impl Instance {
             clock: clock.clone(),
         };
         let workers = Workers::start(setup, make)?;
+        let watch = workers.watch(readiness.clone(), Arc::clone(&metrics))?;
         let admin = Admin::new(metrics, readiness.clone());
         let operations = operations
             .map(|listener| start_operations(listener, admin, clock))
@@ -157,6 +159,7 @@ impl Instance {
             address,
             operations_address,
             workers,
+            watch,
             operations,
             admin_socket,
             readiness,
@@ -191,6 +194,8 @@ impl Instance {
         // Load balancers read the readiness and then stop sending requests to this process.
         self.readiness.mark_draining();
         tracing::info!("Draining");
+        // During the drain, each worker ends when all its connections are closed.
+        drop(self.watch);
         let drained = self.workers.drained().await;
         // The results of running refreshes have to be stored before the store closes. The
         // revocations of sign-outs end at the same time.

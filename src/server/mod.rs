@@ -51,6 +51,7 @@ mod control;
 mod deadline;
 mod dormant;
 mod gather;
+mod heartbeat;
 mod hpack;
 mod http1;
 mod listener;
@@ -66,11 +67,11 @@ mod worker;
 pub use body::BodyFailure;
 pub(crate) use body::{BodyWatch, RequestBody};
 pub(crate) use control::{AnswerControl, SlowReader, TunnelStop};
+pub(crate) use heartbeat::Watch;
 pub(crate) use listener::Listener;
 pub(crate) use proxy_protocol::ProxyNetworks;
 pub(crate) use readiness::Readiness;
 pub(crate) use reading::ReadFailure;
-pub use worker::Drained;
 pub(crate) use worker::Workers;
 
 /// The deadlines and limits of connections.
@@ -307,6 +308,15 @@ pub(crate) struct Setup<'a> {
     /// The deadlines and limits.
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
+}
+
+/// The result of a drain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Drained {
+    /// The number of unfinished requests that were stopped when the drain time was over.
+    pub cut: usize,
+    /// The number of workers that had already ended because of a panic in the gateway's code.
+    pub lost: usize,
 }
 
 /// A listening address and its protocols.

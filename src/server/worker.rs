@@ -21,11 +21,12 @@ use super::coarse_clock::CoarseClock;
 use super::connection::{Serving, serve};
 use super::deadline::ConnectionState;
 use super::dormant::CROWD;
+use super::heartbeat::{Heartbeat, Heartbeats};
 use super::listener::{accept, prepare};
 use super::overdue::{Overdue, close_longest_idle};
 use super::proxy_protocol::read_header;
 use super::reading::ReadFailure;
-use super::{Connection, Endpoint, Error, Handler, Protocols, Security, Settings, Setup};
+use super::{Connection, Drained, Endpoint, Error, Handler, Protocols, Security, Settings, Setup};
 use crate::clock::Clock;
 use crate::tls::Acceptor;
 
@@ -43,15 +44,7 @@ const TUNNEL_CLOSE_TIME: Duration = Duration::from_secs(1);
 pub(crate) struct Workers {
     drain: watch::Sender<bool>,
     reports: Vec<oneshot::Receiver<usize>>,
-}
-
-/// The result of a drain.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Drained {
-    /// The number of unfinished requests that were stopped when the drain time was over.
-    pub cut: usize,
-    /// The number of workers that had already ended because of a panic in the gateway's code.
-    pub lost: usize,
+    pub(super) heartbeats: Heartbeats,
 }
 
 /// A listening socket of one worker.
@@ -67,6 +60,7 @@ struct WorkerSetup {
     clock: Clock,
     slots: Arc<Semaphore>,
     drain: watch::Receiver<bool>,
+    heartbeat: Heartbeat,
 }
 
 impl Workers {
@@ -94,6 +88,7 @@ impl Workers {
         let mut workers = Self {
             drain,
             reports: Vec::new(),
+            heartbeats: Heartbeats::new(count.get()),
         };
         let (ready, started) = mpsc::channel();
         for index in 0..count.get() {
@@ -108,6 +103,7 @@ impl Workers {
                 clock: clock.clone(),
                 slots,
                 drain,
+                heartbeat: workers.heartbeats.of(index),
             };
             let (report, reported) = oneshot::channel();
             let (make, ready) = (make.clone(), ready.clone());
@@ -208,7 +204,8 @@ fn run<H: Handler>(
         let drain_begins = || worker.handler.drain_begins();
         let drain_ends = || worker.handler.drain_ends();
         let phases = (drain_begins, drain_ends);
-        worker.registry.run(acceptors, drain, phases).await
+        let run = (acceptors, worker_setup.heartbeat);
+        worker.registry.run(run, drain, phases).await
     });
     // The end of the process must not wait for a blocking call, such as a name look-up.
     runtime.shutdown_background();
@@ -380,13 +377,14 @@ impl Registry {
     /// finished.
     async fn run(
         self: &Rc<Self>,
-        acceptors: Vec<JoinHandle<()>>,
+        (acceptors, heartbeat): (Vec<JoinHandle<()>>, Heartbeat),
         mut drain: watch::Receiver<bool>,
         (drain_begins, drain_ends): (impl FnOnce(), impl FnOnce()),
     ) -> usize {
         let sweeping = Rc::clone(self);
         // The sweep task ends when the worker drops all its tasks.
-        let _sweeper = tokio::task::spawn_local(async move { sweeping.sweep_forever().await });
+        let _sweeper =
+            tokio::task::spawn_local(async move { sweeping.sweep_forever(&heartbeat).await });
         // If `wait_for` fails, [`Workers`] was dropped. Dropping [`Workers`] also starts the drain.
         drop(drain.wait_for(|drain| *drain).await);
         self.draining.set(true);
@@ -430,12 +428,13 @@ impl Registry {
             .sum()
     }
 
-    async fn sweep_forever(&self) {
+    async fn sweep_forever(&self, heartbeat: &Heartbeat) {
         let mut interval = interval(self.settings.deadlines.sweep());
         // Missed sweeps are not repeated, because one sweep checks all connections.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
+            heartbeat.beat();
             self.sweep(self.coarse_clock.clock().instant());
         }
     }

@@ -31,6 +31,7 @@ mod deadlines;
 mod dormant;
 mod drain;
 mod heads;
+mod heartbeats;
 mod protocols;
 
 /// The time limit of one step of a test. If a step takes longer than `TEST_TIMEOUT`, the test
