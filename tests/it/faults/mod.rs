@@ -15,13 +15,16 @@ mod apps;
 mod bystander;
 mod certificates;
 mod door;
+mod log;
 mod logouts;
 mod names;
 mod outcome;
 mod providers;
+mod signals;
 mod slow;
 mod stops;
 mod streams;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +150,8 @@ impl Plan {
         };
         let mut settings = settings
             .server(self.server)
+            // The descriptors of a process that allows no core dump are a secret of root.
+            .server("core_dumps = true")
             .of_provider(self.provider)
             .app(IDLE)
             .app(self.bystanders_app)
