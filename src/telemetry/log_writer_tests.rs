@@ -166,6 +166,10 @@ fn f_21_the_report_of_lost_lines_is_written_although_the_queue_is_full_again() {
     for _ in 0..=CAPACITY / 1000 {
         log(&queue, &"y".repeat(1000));
     }
+    // Not even a short line fits into the queue.
+    for _ in 0..1000 {
+        log(&queue, "");
+    }
     assert!(queue.counts.lost.get() > lost);
     proceed.send(Arc::clone(&queue)).unwrap();
     output.wait_for(&format!("lost {lost}\n"));
