@@ -284,11 +284,10 @@ fn build(
     let (names, log, operations, asking) = (names?, log?, operations?, asking_proxies?);
     let session = with_limits(session?, (providers.limits, &routes, &asking.1), reader);
     let warnings = warnings(settings, (&routes, &server), (&asking.0, &login));
-    let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
         gateway: gateway_settings(
             (public_urls?, asking.0, asking.1),
-            (fields, signing),
+            (app_fields::names(&routes, &upstreams, &names), signing),
             (&server, spill, probes),
             &log,
         ),

@@ -146,10 +146,9 @@ impl Instance {
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
         let service = admin_service(&process, &sites, clock);
-        let admin_socket = config.admin_socket.as_deref();
-        let admin_socket = admin_socket
-            .map(|path| AdminSocket::start(path, service, &handle))
-            .transpose()?;
+        let socket = config.admin_socket;
+        let socket = socket.map(|path| AdminSocket::start(&path, service, &handle));
+        let admin_socket = socket.transpose()?;
         readiness.mark_ready();
         // The event `Listening` is logged last, because an earlier step, such as reading the
         // session file, can fail.

@@ -19,14 +19,14 @@ pub(super) fn run(settings: &Settings, core_dumps: CoreDumps) -> ExitCode {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return fail(format!("cannot start: {error}")),
+        Err(error) => return fail(&format!("cannot start: {error}")),
     };
     let source = settings.source();
     let code = runtime.block_on(async {
         // The handlers come first, because a signal without a handler kills the process.
         match Signals::listen() {
             Ok(signals) => serve(source, core_dumps, signals).await,
-            Err(error) => fail(format!("cannot listen for signals: {error}")),
+            Err(error) => fail(&format!("cannot listen for signals: {error}")),
         }
     });
     // The end of the process must not wait for a start or a reload that hangs while it reads a file.
@@ -47,7 +47,7 @@ async fn serve(source: Source, core_dumps: CoreDumps, mut signals: Signals) -> E
     let mut instance = match started {
         Ok(Ok(instance)) => instance,
         Ok(Err(code)) => return code,
-        Err(error) => return fail(format!("cannot start: {error}")),
+        Err(error) => return fail(&format!("cannot start: {error}")),
     };
     signals.serve(&mut instance).await;
     tokio::select! {
@@ -55,7 +55,7 @@ async fn serve(source: Source, core_dumps: CoreDumps, mut signals: Signals) -> E
             0 => ExitCode::SUCCESS,
             _ => ExitCode::from(FAILURE),
         },
-        () = signals.stop.next() => fail("stopped at once by a second signal".to_owned()),
+        () = signals.stop.next() => fail("stopped at once by a second signal"),
     }
 }
 
@@ -66,9 +66,9 @@ fn start(source: &Source, core_dumps: &CoreDumps) -> Result<Instance, ExitCode> 
         print_last_error(problems.to_string());
         ExitCode::from(CONFIG)
     })?;
-    telemetry::start(&config.log).map_err(|error| fail(chain(&error)))?;
+    telemetry::start(&config.log).map_err(|error| fail(&chain(&error)))?;
     switch_core_dumps(core_dumps, config.core_dumps);
-    Instance::start(config, &clock).map_err(|error| fail(chain(&error)))
+    Instance::start(config, &clock).map_err(|error| fail(&chain(&error)))
 }
 
 fn switch_core_dumps(core_dumps: &CoreDumps, wanted: config::CoreDumps) {
@@ -83,7 +83,7 @@ fn switch_core_dumps(core_dumps: &CoreDumps, wanted: config::CoreDumps) {
 }
 
 /// Writes the reason why the process has to end.
-fn fail(text: String) -> ExitCode {
+fn fail(text: &str) -> ExitCode {
     print_last_error(format!("sidegate: {text}"));
     ExitCode::from(FAILURE)
 }

@@ -112,10 +112,9 @@ impl LogQueue {
     fn push(&self, line: &[u8]) {
         let size = size(line.len());
         let before = self.counts.unwritten.inc_by(size);
-        if before.saturating_add(size) > size_of_queue() && !self.is_own_thread() {
-            self.counts.unwritten.dec_by(size);
-            self.counts.lost.inc();
-        } else if self.messages.send(Message::Line(line.into())).is_err() {
+        let is_full = before.saturating_add(size) > size_of_queue() && !self.is_own_thread();
+        // `send` fails if the thread of the log has stopped, because the process ends.
+        if is_full || self.messages.send(Message::Line(line.into())).is_err() {
             self.counts.unwritten.dec_by(size);
             self.counts.lost.inc();
         }
