@@ -1,9 +1,10 @@
 //! Faults under load: slow clients, apps and providers that fail, host names that are lost or
-//! change, certificates that are replaced, a store that fails, and a stop of the gateway.
-//! Bystanders, who use the gateway at the same time, must not notice a fault. There are five
+//! change, certificates that are replaced, a store that fails, a disk that is read-only or slow, a
+//! clock that is set, and a stop of the gateway. Bystanders, who use the gateway at the same time, must not notice a fault. There are five
 //! oracles: a bystander gets a correct answer to each request, stays signed in, gets no answer of
 //! another user, and gets each answer in time; at the end, the gateway has as many descriptors as
-//! at its start, and has nothing unfinished.
+//! at its start, and has nothing unfinished. A gateway that has ended, although nobody has stopped it, is a
+//! crash.
 //!
 //! Each test is a row, or a table of rows. A row gives [`run_row`] a function that causes one fault
 //! and checks the effects of the fault. `run_row` starts the gateway and the bystanders, and
@@ -14,6 +15,8 @@ mod answers;
 mod apps;
 mod bystander;
 mod certificates;
+mod clocks;
+mod disk;
 mod door;
 mod logouts;
 mod names;
@@ -33,11 +36,13 @@ use self::door::Door;
 use self::outcome::{Outcome, UnfinishedRow};
 use crate::support::browser::Browser;
 use crate::support::certificates::Authority;
+use crate::support::fake_clock::FakeClock;
 use crate::support::gateway::{Process, Settings};
 use crate::support::hosts::Hosts;
 use crate::support::limits;
 use crate::support::openid::settings_without_routes;
 use crate::support::provider::StandIn;
+use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, SESSION, TLS_ORIGIN, figure};
 use crate::support::socket::{End, Opening, SocketApp};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
@@ -120,6 +125,8 @@ struct Plan {
     openid: bool,
     /// The only host names that the gateway knows.
     hosts: Option<Arc<Hosts>>,
+    /// The system clock of the gateway.
+    clock: Option<Arc<FakeClock>>,
 }
 
 impl Plan {
@@ -175,11 +182,13 @@ async fn run_row(name: &'static str, plan: Plan, fault: impl AsyncFnOnce(&mut Ro
     let ended = timeout(ROW_PATIENCE, fault(&mut row)).await;
     row.stop_bystanders().await;
     row.outcome.stuck += usize::from(ended.is_err());
-    if row.gateway.is_running() {
+    if row.gateway.has_crashed() {
+        row.outcome.crashes += 1;
+    } else if row.gateway.is_running() {
         row.count_leaks(TEST_TIMEOUT).await;
     }
     drop(unfinished);
-    row.outcome.finish(name);
+    std::mem::take(&mut row.outcome).finish(name);
 }
 
 impl Row {
@@ -197,9 +206,10 @@ impl Row {
         app.answer_by(|request| Answer::ok(&greeting(request)));
         let tls = plan.tls.then(Authority::new);
         let settings = plan.settings(&provider, &sockets, &app, tls.as_ref());
-        let gateway = match &plan.hosts {
-            None => Process::start_quietly(settings).await,
-            Some(hosts) => Process::start_with_hosts(settings, hosts).await,
+        let gateway = match (&plan.hosts, &plan.clock) {
+            (Some(hosts), _) => Process::start_by(settings, hosts.shell()).await,
+            (None, Some(clock)) => Process::start_by(settings, clock.shell()).await,
+            (None, None) => Process::start_quietly(settings).await,
         };
         let door = Arc::new(Door::new(gateway.address(), tls));
         let mut row = Self {
@@ -228,6 +238,27 @@ impl Row {
         let page = browser.visit(&format!("{origin}/start")).await;
         assert_eq!(page.text(), format!("{user} /start"), "{}", page.describe());
         format!("{SESSION}={}", browser.cookie(origin, SESSION).unwrap())
+    }
+
+    /// Checks that a user is still signed in.
+    async fn is_signed_in(&self, user: &str, cookie: &str) {
+        let request = format!("GET /after HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
+        let answer = exchange(self.gateway.address(), request.as_bytes(), 1).await;
+        assert_eq!(answer.responses[0].text(), format!("{user} /after"));
+    }
+
+    /// Waits until the bystanders have sent some more requests.
+    async fn bystanders_go_on(&self, more: usize) {
+        let before = self.app.count();
+        self.app
+            .wait_until(|requests| requests.len() > before + more)
+            .await;
+    }
+
+    /// Starts the gateway again, which has stopped.
+    async fn restart(&mut self) {
+        self.gateway.restart().await;
+        self.door.open();
     }
 
     /// A browser whose user at the provider is `user`.
@@ -302,6 +333,14 @@ impl Row {
             }
         }
         unfinished
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.gateway.has_crashed() {
+            outcome::record_crash();
+        }
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Outcome {
     pub(super) more_rows: usize,
     seen: Seen,
     pub(super) leaked_descriptors: usize,
+    /// The number of gateways that have ended, although nobody has stopped them.
+    pub(super) crashes: usize,
     /// Whatever the gateway still counts as unfinished at the end, and rows that did not end in
     /// time.
     pub(super) stuck: usize,
@@ -46,7 +48,7 @@ impl Outcome {
         let seen = &self.seen;
         let counts = format!(
             "rows={} bystander_requests={} failed_requests={} forced_logins={} crossed={} \
-             leaked_descriptors={} stuck={} failed_rows=0",
+             leaked_descriptors={} stuck={} crashes={} failed_rows=0",
             self.more_rows + 1,
             seen.requests,
             seen.failed.len(),
@@ -54,6 +56,7 @@ impl Outcome {
             seen.crossed.len(),
             self.leaked_descriptors,
             self.stuck + seen.stuck.len(),
+            self.crashes,
         );
         record(FILE, &[name, &counts]);
         let wrong = [
@@ -65,8 +68,14 @@ impl Outcome {
         let wrong = wrong.map(|list| list.join("\n"));
         assert!(seen.requests > 0, "no bystander has sent a request");
         assert_eq!(wrong, [""; 4], "{name}: {counts}");
-        assert_eq!((self.leaked_descriptors, self.stuck), (0, 0), "{name}");
+        let left = (self.leaked_descriptors, self.stuck, self.crashes);
+        assert_eq!(left, (0, 0, 0), "{name}");
     }
+}
+
+/// Records that a gateway has ended, although nobody has stopped it.
+pub(super) fn record_crash() {
+    record(FILE, &["a crash", "crashes=1"]);
 }
 
 /// Records a row as failed when the row panics.

@@ -1,10 +1,13 @@
 //! The real gateway, as threads of the test or as the real program. Only this file contains the
 //! code that configures and starts the gateway.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
@@ -17,7 +20,6 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::certificates::Authority;
-use super::hosts::Hosts;
 use super::provider::CLIENT_SECRET;
 use super::wire::TEST_TIMEOUT;
 
@@ -40,7 +42,7 @@ impl Settings {
     pub(crate) fn new(public_url: &str, provider: &str, app: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let secret = folder.path().join("client_secret");
-        std::fs::write(&secret, format!("{CLIENT_SECRET}\n")).unwrap();
+        write_private(&secret, &format!("{CLIENT_SECRET}\n"));
         let provider = format!(
             "[providers.main]\nprofile = \"oauth2\"\nurl = \"{provider}\"\nclient_id = \"3\"\n\
              client_secret_file = \"{}\"\nauthorization_endpoint = \"/authorize\"\n\
@@ -143,7 +145,7 @@ impl Settings {
     /// Writes a file that the settings can name. Returns its path.
     pub(crate) fn file(&self, name: &str, contents: &str) -> String {
         let path = self.folder.path().join(name);
-        std::fs::write(&path, contents).unwrap();
+        write_private(&path, contents);
         path.display().to_string()
     }
 
@@ -201,6 +203,12 @@ impl Settings {
         std::fs::write(&path, text).unwrap();
         path
     }
+}
+
+/// Writes a file that only its owner can read, so that the gateway does not warn.
+fn write_private(path: &Path, contents: &str) {
+    std::fs::write(path, contents).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
 
 /// A gateway on threads of this process. The test controls the clock of the gateway.
@@ -291,6 +299,8 @@ pub(crate) struct Process {
     operations: SocketAddr,
     log: Arc<watch::Sender<String>>,
     settings: Settings,
+    /// Whether the test has stopped the program.
+    is_stopped: AtomicBool,
 }
 
 impl Process {
@@ -309,10 +319,10 @@ impl Process {
         Self::logging(settings, "access = false\n", &[]).await
     }
 
-    /// Like [`Process::start_quietly`]. The program knows only the host names of `hosts`.
-    pub(crate) async fn start_with_hosts(settings: Settings, hosts: &Hosts) -> Self {
+    /// Like [`Process::start_quietly`]. `shell` starts the program.
+    pub(crate) async fn start_by(settings: Settings, shell: Command) -> Self {
         let settings = settings.with("[log]\nformat = \"json\"\naccess = false\n");
-        Self::run(settings, hosts.shell()).await
+        Self::run(settings, shell).await
     }
 
     /// Starts the program with these keys of `log`.
@@ -341,6 +351,7 @@ impl Process {
             operations,
             log,
             settings,
+            is_stopped: AtomicBool::new(false),
         }
     }
 
@@ -356,6 +367,7 @@ impl Process {
         self.child = next.child;
         self.operations = next.operations;
         self.log = next.log;
+        self.is_stopped = AtomicBool::new(false);
     }
 
     /// The settings file.
@@ -389,6 +401,9 @@ impl Process {
 
     /// Sends a signal by name.
     pub(crate) async fn signal(&self, name: &str) {
+        if matches!(name, "INT" | "KILL" | "QUIT" | "TERM") {
+            self.is_stopped.store(true, Ordering::Relaxed);
+        }
         let id = self.id().to_string();
         let sent = Command::new("/bin/kill")
             .args(["-s", name, &id])
@@ -406,6 +421,12 @@ impl Process {
     /// Whether the program has not ended yet.
     pub(crate) fn is_running(&self) -> bool {
         self.child.id().is_some()
+    }
+
+    /// Whether the program has ended, although the test has not stopped it.
+    pub(crate) fn has_crashed(&mut self) -> bool {
+        let has_ended = self.child.try_wait().unwrap().is_some();
+        has_ended && !self.is_stopped.load(Ordering::Relaxed)
     }
 
     /// Waits until the program ends.
