@@ -21,6 +21,7 @@ mod login_host;
 mod login_section;
 mod names;
 mod online;
+mod open_files;
 mod probes;
 mod problem;
 mod providers;
@@ -280,7 +281,7 @@ fn build(
     let (login, keys, server, routes) = (login?, keys?, server?, routes?);
     let (names, log, operations, asking) = (names?, log?, operations?, asking_proxies?);
     let session = with_limits(session?, (providers.limits, &routes, &asking.1), reader);
-    let warnings = warnings(settings, (&routes, &server), (&asking.0, &login));
+    let warnings = warnings((&source, settings), (&routes, &server, &login), &asking.0);
     let fields = app_fields::names(&routes, &upstreams, &names);
     let site = SiteConfig {
         gateway: gateway_settings(
@@ -430,9 +431,9 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, required: Opt
 
 /// Returns the warnings about settings that are valid, but that are mistakes in most cases.
 fn warnings(
-    settings: &Figment,
-    (routes, server): (&RouteTable, &ServerSection),
-    (asking_proxies, login): (&AskingProxies, &login::Settings),
+    (source, settings): (&Source, &Figment),
+    (routes, server, login): (&RouteTable, &ServerSection, &login::Settings),
+    asking_proxies: &AskingProxies,
 ) -> Vec<String> {
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(routes));
@@ -440,6 +441,11 @@ fn warnings(
     warnings.extend(auth_check::warning(asking_proxies, login.own.prefix()));
     let trusted = server.trusted_peers();
     warnings.extend(auth_check::untrusted(asking_proxies, &trusted));
+    warnings.extend(open_files::warnings(
+        &source.path,
+        settings,
+        &source.environment(),
+    ));
     warnings
 }
 

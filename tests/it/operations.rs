@@ -1,5 +1,7 @@
 //! Operation: the operations listener, signals, the log, the settings, and limits during an attack.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use serde_json::json;
@@ -163,6 +165,27 @@ async fn x_09_a_public_route_is_logged_at_the_start() {
     );
     let process = Process::start(settings()).await;
     assert_eq!(open(&process.log()), 0, "{}", process.log());
+}
+
+#[tokio::test]
+async fn t_14_a_start_warns_about_a_secret_that_others_can_read() {
+    // In a pod, there would be no warning. An empty variable counts as missing.
+    let no_pod = [("KUBERNETES_SERVICE_HOST", "")];
+    let nowhere = "http://127.0.0.1:1";
+    let new = || Settings::new(ORIGIN, nowhere, nowhere);
+    let process = Process::start_in(new(), &no_pod).await;
+    assert!(!process.log().contains("has the mode"), "{}", process.log());
+    let settings = new();
+    let secret = settings.path().with_file_name("client_secret");
+    std::fs::set_permissions(&secret, Permissions::from_mode(0o644)).unwrap();
+    let warning = format!("{} has the mode 0644", secret.display());
+    let process = Process::start_in(settings, &no_pod).await;
+    let log = process.log();
+    let line = log.lines().find(|line| line.contains(&warning)).unwrap();
+    assert!(
+        line.contains("WARN") && line.contains("providers.main.client_secret_file"),
+        "{line}"
+    );
 }
 
 #[tokio::test]
