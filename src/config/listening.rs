@@ -1,16 +1,16 @@
 //! The section `server`: listening address, TLS, deadlines and limits.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 use super::section::Reader;
 use crate::clock::Clock;
-use crate::fields::forwarded::TrustedPeers;
+use crate::fields::forwarded::{TrustedPeers, parse_network};
 use crate::server::{self, Deadlines, Limits, ProxyNetworks};
 use crate::target::Prefix;
 use crate::telemetry::chain;
@@ -24,8 +24,8 @@ pub(super) struct ServerSection {
     key_file: Option<PathBuf>,
     pub(super) ping_path: Option<Prefix>,
     pub(super) ready_path: Option<Prefix>,
-    pub(super) trusted_proxies: Vec<Network>,
-    proxy_protocol: Vec<Network>,
+    pub(super) trusted_proxies: Networks,
+    proxy_protocol: Networks,
     workers: Bounded<0, 1024>,
     connections: Bounded<1, 1_000_000>,
     head_kib: Bounded<4, 1024>,
@@ -111,21 +111,87 @@ impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     }
 }
 
-/// An IP network of trusted proxies. A single address is a network that contains only this address.
+/// An entry of [`Networks`].
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Network(pub(super) IpNet);
+enum Network {
+    /// The word [`EVERYBODY`].
+    Everybody,
+    /// A network. A single address is a network that contains only this address.
+    Listed(IpNet),
+}
+
+/// The word for all networks. The word shows that the operator means this.
+const EVERYBODY: &str = "everybody";
 
 impl TryFrom<String> for Network {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let network = text
-            .parse()
-            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        network.map(Self).map_err(|_invalid| {
-            format!("`{text}` is not an IP address or a network such as 10.0.0.0/8")
+        if text == EVERYBODY {
+            return Ok(Self::Everybody);
+        }
+        parse_network(&text)
+            .map(Self::Listed)
+            .ok_or_else(|| format!("`{text}` is not an IP address or a network such as 10.0.0.0/8"))
+    }
+}
+
+/// The networks of trusted proxies. A list that contains almost every address is refused, unless the
+/// list is the word [`EVERYBODY`].
+#[derive(Clone, Default, Deserialize)]
+#[serde(try_from = "Vec<Network>")]
+pub(super) struct Networks(Vec<IpNet>);
+
+impl TryFrom<Vec<Network>> for Networks {
+    type Error = String;
+
+    fn try_from(list: Vec<Network>) -> Result<Self, String> {
+        if let [Network::Everybody] = *list {
+            return Ok(Self(vec![
+                Ipv4Net::default().into(),
+                Ipv6Net::default().into(),
+            ]));
+        }
+        let listed = list.into_iter().map(|network| match network {
+            Network::Everybody => None,
+            Network::Listed(network) => Some(network),
+        });
+        let Some(networks) = listed.collect::<Option<Vec<IpNet>>>() else {
+            return Err(format!(
+                "`{EVERYBODY}` already contains the other networks; write [\"{EVERYBODY}\"]"
+            ));
+        };
+        match TrustedPeers::new(networks.iter().copied()).widest() {
+            Some(wide) => Err(format!(
+                "contains all addresses of `{wide}`, so any client could connect as a trusted proxy; \
+                 list only the networks of your proxies, or write [\"{EVERYBODY}\"] if nobody else \
+                 can connect"
+            )),
+            None => Ok(Self(networks)),
+        }
+    }
+}
+
+impl Networks {
+    /// Returns true if the list is empty.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns true if at least one address belongs to networks of both lists.
+    pub(super) fn overlap(&self, others: &Self) -> bool {
+        self.0.iter().any(|network| {
+            let mut others = others.0.iter();
+            others.any(|other| {
+                network.contains(&other.network()) || other.contains(&network.network())
+            })
         })
+    }
+
+    /// Returns the networks as peers.
+    pub(super) fn peers(&self) -> TrustedPeers {
+        TrustedPeers::new(self.0.iter().copied())
     }
 }
 
@@ -191,13 +257,12 @@ pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
 impl ServerSection {
     /// The proxies whose forwarding fields are trusted.
     pub(super) fn trusted_peers(&self) -> TrustedPeers {
-        TrustedPeers::new(self.trusted_proxies.iter().map(|network| network.0))
+        self.trusted_proxies.peers()
     }
 
     /// The networks whose connections begin with a PROXY header.
     pub(super) fn proxy_networks(&self) -> ProxyNetworks {
-        let networks = self.proxy_protocol.iter().map(|network| network.0);
-        ProxyNetworks::new(TrustedPeers::new(networks))
+        ProxyNetworks::new(self.proxy_protocol.peers())
     }
 
     /// The maximum size of a request's body in bytes. The setting `body_mib = 0` means no limit.

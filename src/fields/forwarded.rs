@@ -27,6 +27,18 @@ impl TrustedPeers {
         Self(networks.into_iter().map(ipv4_network).collect())
     }
 
+    /// Returns a network that is inside these networks and is wider than every private network
+    /// (`10.0.0.0/8` and `fc00::/7`), if there is one. Such a network contains many clients that
+    /// nobody knows.
+    pub(crate) fn widest(&self) -> Option<IpNet> {
+        let is_wide = |network: &IpNet| match network {
+            IpNet::V4(network) => network.prefix_len() < 8,
+            IpNet::V6(network) => network.prefix_len() < 7,
+        };
+        // Two halves of a network are the whole network.
+        IpNet::aggregate(&self.0).into_iter().find(is_wide)
+    }
+
     /// Returns true if no network is trusted.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -44,6 +56,12 @@ impl TrustedPeers {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
+}
+
+/// Parses a network, or an address, which stands for the network that contains only this address.
+pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_not_a_network| address()).ok()
 }
 
 /// Returns the IPv4 network that a network of IPv4-mapped IPv6 addresses represents. Returns other
