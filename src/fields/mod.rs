@@ -22,6 +22,7 @@
 //! and by the buffer of a parser. [`outbound`] removes fields from responses. The module implements
 //! parts of RFC 9110 sections 5 to 10. The module does not know sessions, routes or upstreams.
 
+mod client_networks;
 pub mod cookie;
 pub(crate) mod forwarded;
 mod framing;
@@ -38,6 +39,7 @@ mod view;
 use http::header::{MAX_FORWARDS, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
+pub(crate) use client_networks::ClientNetworks;
 pub use framing::FramingError;
 pub(crate) use framing::check as check_framing;
 pub use owned::OwnedFields;

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
+use crate::fields::ClientNetworks;
 
 /// If the provider has refused this many codes of one client within one minute, the client must
 /// wait.
@@ -78,21 +79,10 @@ impl Throttle {
     }
 
     fn counter(&self, client: IpAddr) -> Option<&AtomicU64> {
-        let place = self.seed.hash_one(network(client));
+        let place = self.seed.hash_one(ClientNetworks::default().of(client));
         let place = usize::try_from(place).unwrap_or_default();
         self.counters.get(place.checked_rem(self.counters.len())?)
     }
-}
-
-/// Returns the network that counts as one client: the address for IPv4, and the /64 for IPv6. One
-/// client controls a whole /64 of IPv6.
-fn network(client: IpAddr) -> (bool, u64) {
-    let client = client.to_canonical();
-    let bits = match client {
-        IpAddr::V4(address) => u64::from(address.to_bits()),
-        IpAddr::V6(address) => u64::try_from(address.to_bits() >> 64).unwrap_or_default(),
-    };
-    (client.is_ipv4(), bits)
 }
 
 fn minute_of(now: Timestamp) -> u64 {
@@ -143,7 +133,7 @@ mod tests {
         ) {
             let (mut by_key, mut by_client) = (HashMap::new(), HashMap::new());
             for (address, client) in clients {
-                let key = network(address);
+                let key = ClientNetworks::default().of(address);
                 let before = by_key.entry(key).or_insert_with(|| client.clone());
                 prop_assert_eq!(&*before, &client);
                 prop_assert_eq!(*by_client.entry(client).or_insert(key), key);
