@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::section::Reader;
 use crate::clock::Clock;
+use crate::fields::ClientNetworks;
 use crate::fields::forwarded::TrustedPeers;
 use crate::server::{self, Deadlines, Limits, ProxyNetworks};
 use crate::target::Prefix;
@@ -28,6 +29,9 @@ pub(super) struct ServerSection {
     proxy_protocol: Vec<Network>,
     workers: Bounded<0, 1024>,
     connections: Bounded<1, 1_000_000>,
+    connections_per_client: Option<Bounded<1, 1_000_000>>,
+    client_ipv4_bits: Bounded<1, 32>,
+    client_ipv6_bits: Bounded<1, 128>,
     head_kib: Bounded<4, 1024>,
     fields: Bounded<10, 1000>,
     title_case_fields: bool,
@@ -250,11 +254,34 @@ impl ServerSection {
                 head_bytes: self.head_kib.count().saturating_mul(1024),
                 fields: self.fields.count(),
                 connections: self.connections.count(),
+                connections_per_client: self.connections_per_client.map(Bounded::count),
+                client_networks: self.client_networks(),
                 body_rate: self.body_rate,
                 answer_rate: self.answer_rate,
                 ..Limits::default()
             },
             title_case_fields: self.title_case_fields,
+        }
+    }
+
+    fn client_networks(&self) -> ClientNetworks {
+        // The largest values are 32 and 128, so the conversions never fail.
+        let bits = |count: usize| u32::try_from(count).unwrap_or_default();
+        ClientNetworks {
+            ipv4: bits(self.client_ipv4_bits.count()),
+            ipv6: bits(self.client_ipv6_bits.count()),
+        }
+    }
+
+    /// Refuses a limit for each client that is larger than the limit for all clients, because the
+    /// limit for each client then has no effect.
+    pub(super) fn check_connections(&self, reader: &mut Reader<'_>) {
+        let all = self.connections.count();
+        let limit = self.connections_per_client.map(Bounded::count);
+        if let Some(limit) = limit.filter(|limit| *limit > all) {
+            let problem =
+                format!("{limit} is larger than connections ({all}), so it has no effect");
+            reader.note("server.connections_per_client", problem);
         }
     }
 

@@ -12,6 +12,7 @@ mod auth_check;
 mod buffering;
 mod changes;
 mod deadlines;
+mod descriptors;
 mod habits;
 mod kept_forms;
 mod keys;
@@ -81,7 +82,7 @@ use crate::login::{self, PublicUrls};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::secret::Environment;
-use crate::server::ProxyNetworks;
+use crate::server::{ProxyNetworks, descriptor_limit};
 use crate::telemetry;
 use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
@@ -190,7 +191,7 @@ impl Config {
         check_names(&settings, &mut reader);
         let config = build((source, &settings), reusable, &mut reader, clock);
         match config {
-            Some(config) if reader.problems.is_empty() => Ok(config),
+            Some(config) if reader.problems.is_empty() => Ok(config.fitted(descriptor_limit())),
             _ => Err(Problems(reader.problems)),
         }
     }
@@ -368,6 +369,7 @@ fn tls(
     let acceptor = acceptor(server, reader, clock);
     check_transport(server, reader);
     server.check_windows(reader);
+    server.check_connections(reader);
     check_admin_socket(operations, reader);
     let operations = operations.and_then(|section| section.listen);
     if operations.is_some_and(|operations| overlap(operations.0, server.listen.0)) {

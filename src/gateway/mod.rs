@@ -58,7 +58,7 @@ mod userinfo;
 
 use std::cell::RefCell;
 use std::future::ready;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -419,6 +419,11 @@ impl<'a> Step<'a> {
 impl Handler for Worker {
     type Body = Body;
     type PerConnection = ClientConnection;
+
+    fn client(&self, peer: SocketAddr) -> Option<IpAddr> {
+        let is_proxy = self.site.get().settings().is_proxy(peer.ip());
+        (!is_proxy).then(|| peer.ip())
+    }
 
     fn connection_opened(&self, connection: Connection) -> ClientConnection {
         ClientConnection::new(connection)

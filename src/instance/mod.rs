@@ -29,7 +29,10 @@ use crate::admin::{self, Admin, AdminSocket, AskedExplanation, SocketError};
 use crate::clock::Clock;
 use crate::config::{Config, Upstreams};
 use crate::gateway::{Site, Worker};
-use crate::server::{self, Drained, Endpoint, Listener, Readiness, Workers};
+use crate::server::{
+    self, Drained, Endpoint, Listener, OPERATIONS_CONNECTIONS, Readiness, Workers,
+    raise_descriptor_limit,
+};
 use crate::session;
 use crate::telemetry::{Metrics, chain};
 use crate::tls::Acceptor;
@@ -108,6 +111,7 @@ impl Instance {
     ///
     /// [`Error`]. If the start fails, the parts that have already started are stopped.
     pub fn start(config: Config, clock: &Clock) -> Result<Self, Error> {
+        raise_descriptor_limit();
         let listener = Listener::bind(config.listen)?;
         let address = listener.local_addr()?;
         let operations = config.operations.map(Listener::bind).transpose()?;
@@ -123,7 +127,6 @@ impl Instance {
         handle.spawn(watch_certificates(acceptor.clone(), of_files));
         let metrics = Arc::new(Metrics::default());
         let endpoint = endpoint(listener, acceptor.clone()).behind(config.proxies);
-        let (server, count) = (config.server, config.workers);
         let shared = (Arc::clone(&metrics), clock);
         let providers = &config.site.providers;
         let process = ProcessState::start(config.session, providers, shared, handle.clone())?;
@@ -133,10 +136,11 @@ impl Instance {
         let make = move || Worker::new(site.clone());
         let setup = server::Setup {
             name: "worker",
-            workers: count,
+            workers: config.workers,
             endpoints: vec![endpoint],
-            settings: server,
+            settings: config.server,
             clock: clock.clone(),
+            metrics: Some(Arc::clone(&metrics)),
         };
         let workers = Workers::start(setup, make)?;
         let admin = Admin::new(metrics, readiness.clone());
@@ -245,12 +249,15 @@ fn start_operations(
     admin: Admin,
     clock: &Clock,
 ) -> Result<Workers, server::Error> {
+    let mut settings = server::Settings::default();
+    settings.limits.connections = OPERATIONS_CONNECTIONS;
     let setup = server::Setup {
         name: "operations",
         workers: NonZeroUsize::MIN,
         endpoints: vec![Endpoint::plain(listener)],
-        settings: server::Settings::default(),
+        settings,
         clock: clock.clone(),
+        metrics: None,
     };
     Workers::start(setup, move || admin.clone())
 }

@@ -19,9 +19,10 @@ use tokio::time::Instant;
 
 use super::Deadlines;
 use super::coarse_clock::CoarseClock;
-use super::control::{Informed, SlowReader};
+use super::control::Informed;
 use super::dormant::Dormancy;
 use super::overdue::Overdue;
+use super::place::Place;
 use super::reading::{LowestRate, ReadFailure, ReadMeter, acknowledged};
 use super::stream::{InFlight, Stream};
 use crate::clock::Clock;
@@ -68,6 +69,7 @@ pub(super) enum Protocol {
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) peer: SocketAddr,
+    pub(super) place: Place,
     /// The socket of the connection. `None` before the connection is served and after the end of
     /// the connection.
     socket: RefCell<Option<TcpStream>>,
@@ -122,6 +124,7 @@ impl ConnectionState {
         let now = coarse_clock.now();
         Rc::new(Self {
             peer,
+            place: Place::default(),
             socket: RefCell::new(None),
             coarse_clock: Rc::clone(coarse_clock),
             phase: Cell::new(Phase::FirstByte),
@@ -413,21 +416,19 @@ impl ConnectionState {
         &self.informed
     }
 
-    /// Returns the answers whose clients do not immediately accept all bytes. Over HTTP/1.1, the
-    /// socket of a slow client currently accepts no more bytes. Over HTTP/2, the flow control of a
-    /// slow client has not yet allowed the gateway to send all bytes of the latest piece of the
-    /// answer. This function returns each answer only one time.
-    pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
-        let mut slow = Vec::new();
-        if self.stalled.get().is_some() {
-            slow.extend(self.informed.take());
-        }
-        for stream in self.streams.borrow().iter() {
-            if stream.blocked_since().is_some() {
-                slow.extend(stream.informed().take());
-            }
-        }
-        slow.into_iter()
+    /// The open HTTP/2 streams.
+    pub(super) fn streams(&self) -> &RefCell<Vec<Rc<Stream>>> {
+        &self.streams
+    }
+
+    /// Whether the socket did not accept the latest write.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.get().is_some()
+    }
+
+    /// The time of the latest write that the socket did not accept.
+    pub(super) fn last_stalled(&self) -> Option<Instant> {
+        self.last_stalled.get()
     }
 
     /// If the socket accepts no bytes, asks the kernel how many bytes the client has acknowledged.
@@ -442,6 +443,32 @@ impl ConnectionState {
         self.meter.is_too_slow(lowest)
     }
 
+    /// Returns the deadline of the current phase. Returns `None` if the client waits for the answer
+    /// to a request, or for the rest of an answer.
+    fn limit(&self, deadlines: &Deadlines) -> Option<(Duration, Overdue)> {
+        match self.phase.get() {
+            Phase::Busy => None,
+            // Until the socket has accepted the last response, only the write deadline applies.
+            Phase::Idle if self.is_stalled() => None,
+            Phase::FirstByte => Some((deadlines.first_byte, Overdue::FirstByte)),
+            Phase::Handshake => Some((deadlines.handshake, Overdue::Handshake)),
+            Phase::Head => Some((deadlines.head, Overdue::Head)),
+            Phase::Idle => Some((deadlines.idle, Overdue::Idle)),
+            Phase::Linger => Some((LINGER.min(deadlines.write), Overdue::Linger)),
+        }
+    }
+
+    /// Returns how much of its deadline a connection that waits for its client has used at `now`, in
+    /// thousandths. Returns `None` if the connection does not wait.
+    pub(super) fn used(&self, now: Instant, deadlines: &Deadlines) -> Option<u128> {
+        let (limit, overdue) = self.limit(deadlines)?;
+        // `since` can be up to one sweep too early.
+        let waited = now.saturating_duration_since(self.since.get());
+        let waited = waited.saturating_sub(deadlines.sweep()).as_millis();
+        let used = waited.saturating_mul(1000).checked_div(limit.as_millis());
+        (overdue != Overdue::Linger).then_some(used.unwrap_or(u128::MAX))
+    }
+
     /// Returns a deadline that has passed at `now`, if there is one.
     pub(super) fn overdue(&self, now: Instant, deadlines: &Deadlines) -> Option<Overdue> {
         let passed = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
@@ -450,17 +477,7 @@ impl ConnectionState {
         if no_progress.is_some_and(|since| passed(since, deadlines.write)) {
             return Some(Overdue::Write);
         }
-        let (limit, overdue) = match self.phase.get() {
-            Phase::Busy => return None,
-            // The socket has not accepted all bytes of the last response, so only the write
-            // deadline applies.
-            Phase::Idle if stalled.is_some() => return None,
-            Phase::FirstByte => (deadlines.first_byte, Overdue::FirstByte),
-            Phase::Handshake => (deadlines.handshake, Overdue::Handshake),
-            Phase::Head => (deadlines.head, Overdue::Head),
-            Phase::Idle => (deadlines.idle, Overdue::Idle),
-            Phase::Linger => (LINGER.min(deadlines.write), Overdue::Linger),
-        };
+        let (limit, overdue) = self.limit(deadlines)?;
         let since = self.since.get();
         let is_waiting = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
         match self.closing.get() {
@@ -469,28 +486,11 @@ impl ConnectionState {
             Some(asked) if is_waiting => {
                 let asked = asked.max(since);
                 let done = passed(asked.max(self.last_transfer.get()), CLOSING_GRACE);
-                (done || passed(asked, deadlines.write)).then_some(Overdue::Closing)
+                let longest = deadlines.write.min(self.place.closing_time());
+                (done || passed(asked, longest)).then_some(Overdue::Closing)
             }
             Some(_) | None => passed(since, limit).then_some(overdue),
         }
-    }
-
-    /// Ends each HTTP/2 stream that the client blocks: the socket accepts bytes, but the client's
-    /// flow control allows too few bytes. If the network is slow, all streams wait for the socket,
-    /// so this function ends no stream. Returns the number of ended streams.
-    pub(super) fn end_blocked_streams(
-        &self,
-        now: Instant,
-        limits: (Duration, LowestRate),
-    ) -> usize {
-        let mut ended = 0_usize;
-        for stream in self.streams.borrow().iter() {
-            if let Some(failure) = stream.read_failure(now, self.last_stalled.get(), limits) {
-                stream.fail(failure);
-                ended = ended.saturating_add(1);
-            }
-        }
-        ended
     }
 }
 

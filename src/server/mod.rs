@@ -21,6 +21,9 @@
 //! - Each worker checks the deadlines of all its connections in one sweep. A single request needs a
 //!   timer only while the gateway waits for the body of the request.
 //!
+//! - At a limit of connections, a new connection closes a connection without a request in progress.
+//!   The clients with the most connections lose their connections first.
+//!
 //! - Over HTTP/2, the responses that one poll of a connection writes are sent together as one TLS
 //!   record. Copying small pieces into one buffer is cheaper than a TLS record and a system call
 //!   for each piece. The header compression table gets only fields whose values are likely to occur
@@ -28,9 +31,10 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,23 +45,32 @@ use http_body_util::Full;
 
 use self::reading::LowestRate;
 use crate::clock::Clock;
+use crate::fields::ClientNetworks;
 use crate::relay::Peer;
+use crate::telemetry::Metrics;
 use crate::tls::Acceptor;
 
 mod body;
+mod clients;
 mod coarse_clock;
 mod connection;
 mod control;
 mod deadline;
+mod descriptor_limit;
 mod dormant;
 mod gather;
 mod hpack;
 mod http1;
 mod listener;
+mod opening;
 mod overdue;
+mod place;
 mod proxy_protocol;
 mod readiness;
 mod reading;
+mod report;
+mod shed;
+mod slots;
 mod socket;
 mod stream;
 mod switch;
@@ -66,12 +79,16 @@ mod worker;
 pub use body::BodyFailure;
 pub(crate) use body::{BodyWatch, RequestBody};
 pub(crate) use control::{AnswerControl, SlowReader, TunnelStop};
+pub(crate) use descriptor_limit::{descriptor_limit, raise_descriptor_limit};
 pub(crate) use listener::Listener;
 pub(crate) use proxy_protocol::ProxyNetworks;
 pub(crate) use readiness::Readiness;
 pub(crate) use reading::ReadFailure;
 pub use worker::Drained;
 pub(crate) use worker::Workers;
+
+/// The maximum number of connections of the operations listener.
+pub(crate) const OPERATIONS_CONNECTIONS: usize = 64;
 
 /// The deadlines and limits of connections.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -167,9 +184,16 @@ pub(crate) struct Limits {
     /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
     /// The maximum number of connections of all listeners and workers together. If the server has
-    /// this many connections, the server accepts no new connections for a while. The server also
-    /// closes the connections that have been idle for the longest time.
+    /// this many connections, a new connection closes a connection that has no request in progress.
     pub(crate) connections: usize,
+    /// The maximum number of descriptors for the connections of clients, and for the connections to
+    /// apps after a switch of protocols.
+    pub(crate) descriptors: usize,
+    /// The maximum number of connections of one client. The default is seven eighths of
+    /// `connections`.
+    pub(crate) connections_per_client: Option<usize>,
+    /// The networks that count as one client.
+    pub(crate) client_networks: ClientNetworks,
     /// The lowest allowed rate of a request body, in bytes per second.
     pub(crate) body_rate: u64,
     /// The lowest allowed rate at which a client takes an answer, in bytes per second. Zero allows
@@ -184,6 +208,9 @@ impl Default for Limits {
             fields: 100,
             streams: 100,
             connections: 10_000,
+            descriptors: usize::MAX,
+            connections_per_client: None,
+            client_networks: ClientNetworks::default(),
             body_rate: 500,
             answer_rate: 0,
         }
@@ -220,6 +247,13 @@ pub(crate) trait Handler: 'static {
     /// The data that the handler stores for each connection. All requests of the connection share
     /// this data.
     type PerConnection: 'static;
+
+    /// Returns the address of the client to which a new connection from `peer` counts. Returns
+    /// `None` if the connection counts for no client, because a proxy sends the requests of many
+    /// clients on it.
+    fn client(&self, peer: SocketAddr) -> Option<IpAddr> {
+        Some(peer.ip())
+    }
 
     /// Creates the data that the handler stores for a new connection.
     fn connection_opened(&self, connection: Connection) -> Self::PerConnection;
@@ -307,6 +341,9 @@ pub(crate) struct Setup<'a> {
     /// The deadlines and limits.
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
+    /// The metrics that count the connections that the server closes to make room for others. If
+    /// `metrics` is `None`, the server neither counts nor logs these connections.
+    pub(crate) metrics: Option<Arc<Metrics>>,
 }
 
 /// A listening address and its protocols.

@@ -9,7 +9,7 @@ use http_body::Frame;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::control::{AnswerControl, Informed};
+use super::control::{AnswerControl, Informed, SlowReader};
 use super::deadline::ConnectionState;
 use super::reading::{LowestRate, ReadFailure, ReadMeter};
 
@@ -157,5 +157,42 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.state.end(self.stream.as_ref());
+    }
+}
+
+impl ConnectionState {
+    /// Returns the answers whose clients do not immediately accept all bytes. Over HTTP/1.1, the
+    /// socket of a slow client currently accepts no more bytes. Over HTTP/2, the flow control of a
+    /// slow client has not yet allowed the gateway to send all bytes of the latest piece of the
+    /// answer. This function returns each answer only one time.
+    pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
+        let mut slow = Vec::new();
+        if self.is_stalled() {
+            slow.extend(self.informed().take());
+        }
+        for stream in self.streams().borrow().iter() {
+            if stream.blocked_since().is_some() {
+                slow.extend(stream.informed().take());
+            }
+        }
+        slow.into_iter()
+    }
+
+    /// Ends each HTTP/2 stream that the client blocks: the socket accepts bytes, but the client's
+    /// flow control allows too few bytes. If the network is slow, all streams wait for the socket,
+    /// so this function ends no stream. Returns the number of ended streams.
+    pub(super) fn end_blocked_streams(
+        &self,
+        now: Instant,
+        limits: (Duration, LowestRate),
+    ) -> usize {
+        let mut ended = 0_usize;
+        for stream in self.streams().borrow().iter() {
+            if let Some(failure) = stream.read_failure(now, self.last_stalled(), limits) {
+                stream.fail(failure);
+                ended = ended.saturating_add(1);
+            }
+        }
+        ended
     }
 }

@@ -66,6 +66,7 @@ pub struct Metrics {
     ended_streams: Family<Labels, Counter>,
     evictions: Family<Labels, Counter>,
     broken_answers: Family<Labels, Counter>,
+    shed_connections: Family<Labels, Counter>,
     waiting: Gauge,
     buffered: Gauge,
     http2_windows: Gauge,
@@ -107,6 +108,7 @@ impl Default for Metrics {
             ended_streams: Family::default(),
             evictions: Family::default(),
             broken_answers: Family::default(),
+            shed_connections: Family::default(),
             waiting: Gauge::default(),
             buffered: Gauge::default(),
             http2_windows: Gauge::default(),
@@ -217,6 +219,8 @@ impl Metrics {
         registry.register("evictions", evictions, self.evictions.clone());
         let broken = "Answers of apps that ended before they were complete, by route and end";
         registry.register("broken_answers", broken, self.broken_answers.clone());
+        let shed = "Connections of clients that were closed to make room for others, by reason";
+        registry.register("shed_connections", shed, self.shed_connections.clone());
         let waiting = "Requests that wait for their session or its access token";
         registry.register("waiting_requests", waiting, self.waiting.clone());
         let buffered = "Bytes of the buffers for slow clients that are in memory";
@@ -326,6 +330,12 @@ impl Metrics {
     pub(crate) fn broken_answer(&self, route: &str, end: &'static str) {
         let labels = vec![("route", route.to_owned().into()), ("end", end.into())];
         self.broken_answers.get_or_create_owned(&labels).inc();
+    }
+
+    /// Counts a connection that was closed to make room for others.
+    pub(crate) fn shed_connection(&self, reason: &'static str) {
+        let labels = vec![("reason", reason.into())];
+        self.shed_connections.get_or_create_owned(&labels).inc();
     }
 
     /// Counts a request as waiting for its session, until the guard is dropped.

@@ -32,6 +32,7 @@ mod dormant;
 mod drain;
 mod heads;
 mod protocols;
+mod shedding;
 
 /// The time limit of one step of a test. If a step takes longer than `TEST_TIMEOUT`, the test
 /// fails.
@@ -250,6 +251,7 @@ struct Server {
     workers: Workers,
     probe: Probe,
     events: mpsc::UnboundedReceiver<Event>,
+    metrics: Arc<Metrics>,
     acceptor: Acceptor,
     identity: ServerIdentity,
     written: DevelopmentFiles,
@@ -283,6 +285,7 @@ impl Server {
             produced: Arc::default(),
         };
         let site = probe.clone();
+        let metrics = Arc::new(Metrics::default());
         let count = NonZeroUsize::new(count).unwrap();
         let setup = Setup {
             name: "test",
@@ -290,6 +293,7 @@ impl Server {
             endpoints,
             settings,
             clock: Clock::system(),
+            metrics: Some(Arc::clone(&metrics)),
         };
         let workers = Workers::start(setup, move || Site(site.clone())).unwrap();
         let (plain, secure) = addresses;
@@ -299,6 +303,7 @@ impl Server {
             workers,
             probe,
             events,
+            metrics,
             acceptor,
             identity,
             written,
