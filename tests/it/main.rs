@@ -26,6 +26,7 @@ mod browser;
 mod buffers;
 mod checked_routes;
 mod chooser;
+mod client_limits;
 mod coverage;
 mod cross_site;
 mod deadlines;

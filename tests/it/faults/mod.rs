@@ -14,6 +14,7 @@ mod answers;
 mod apps;
 mod bystander;
 mod certificates;
+mod crowds;
 mod door;
 mod logouts;
 mod names;
@@ -118,6 +119,8 @@ struct Plan {
     address: Option<&'static str>,
     /// The provider is an OpenID Provider, which can send logout tokens.
     openid: bool,
+    /// Limits of the operating system for the gateway, as arguments of `prlimit`.
+    limits: &'static [&'static str],
     /// The only host names that the gateway knows.
     hosts: Option<Arc<Hosts>>,
 }
@@ -184,7 +187,7 @@ async fn run_row(name: &'static str, plan: Plan, fault: impl AsyncFnOnce(&mut Ro
 
 impl Row {
     async fn start(plan: Plan) -> Self {
-        limits::raise_descriptors(std::process::id(), DESCRIPTORS);
+        limits::set_descriptors(std::process::id(), DESCRIPTORS);
         let provider = StandIn::start().await;
         if let Some(name) = plan.provider_name {
             provider.take_name(name);
@@ -198,6 +201,7 @@ impl Row {
         let tls = plan.tls.then(Authority::new);
         let settings = plan.settings(&provider, &sockets, &app, tls.as_ref());
         let gateway = match &plan.hosts {
+            None if !plan.limits.is_empty() => Process::start_limited(settings, plan.limits).await,
             None => Process::start_quietly(settings).await,
             Some(hosts) => Process::start_with_hosts(settings, hosts).await,
         };

@@ -309,6 +309,15 @@ impl Process {
         Self::logging(settings, "access = false\n", &[]).await
     }
 
+    /// Like [`Process::start_quietly`], with these limits of the operating system, as arguments of
+    /// `prlimit`.
+    pub(crate) async fn start_limited(settings: Settings, limits: &[&str]) -> Self {
+        let mut shell = Command::new("prlimit");
+        shell.args(limits).arg("sh");
+        let settings = settings.with("[log]\nformat = \"json\"\naccess = false\n");
+        Self::run(settings, shell).await
+    }
+
     /// Like [`Process::start_quietly`]. The program knows only the host names of `hosts`.
     pub(crate) async fn start_with_hosts(settings: Settings, hosts: &Hosts) -> Self {
         let settings = settings.with("[log]\nformat = \"json\"\naccess = false\n");
