@@ -10,7 +10,7 @@
 //!
 //! | layer | modules | what they contain |
 //! | --- | --- | --- |
-//! | 0 | [`secret`] [`clock`] | values that are never printed; the time, as an argument |
+//! | 0 | [`secret`] [`clock`] [`network`] | values that are never printed; the time, as an argument; the networks of clients |
 //! | 1 | [`telemetry`] | events, access log and metrics |
 //! | 2 | [`seal`] [`tls`] [`identity`] [`token`] [`fields`] [`target`] [`upload`] [`relay`] | keys and sealed data; certificates; the identity of a user; the token set; HTTP fields; the canonical request target; the body of a forwarded request; bytes between two connections after a switch of protocols |
 //! | 3 | [`origin`] [`server`] | the HTTP client and its pool; listeners, framing, deadlines and drain; these two modules know nothing about authentication |
@@ -183,6 +183,7 @@ pub mod identity;
 pub mod import;
 pub mod instance;
 pub mod login;
+pub mod network;
 pub mod origin;
 pub mod provider;
 pub mod relay;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// The modules by layer, lowest first.
 const LAYERS: &[&[&str]] = &[
-    &["secret", "clock"],
+    &["secret", "clock", "network"],
     &["telemetry"],
     &[
         "seal", "tls", "identity", "token", "fields", "target", "upload", "relay",
