@@ -7,14 +7,14 @@ use std::net::IpAddr;
 /// The network that counts as one client: the address for IPv4, and the /64 for IPv6. An IPv4
 /// address that is mapped to IPv6 (RFC 4291 section 2.5.5.2) is the IPv4 address.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Network {
+pub struct Network {
     is_ipv4: bool,
     bits: u64,
 }
 
 impl Network {
     /// Returns the network of `client`.
-    pub(crate) fn of(client: IpAddr) -> Self {
+    pub fn of(client: IpAddr) -> Self {
         let client = client.to_canonical();
         let bits = match client {
             IpAddr::V4(address) => u64::from(address.to_bits()),

@@ -56,6 +56,7 @@ pub struct Metrics {
     requests: Family<Labels, Counter>,
     durations: Durations,
     logins: Family<Labels, Counter>,
+    waiting_codes: Gauge,
     token_calls: Family<Labels, Counter>,
     token_durations: Durations,
     refreshes: Family<Labels, Counter>,
@@ -97,6 +98,7 @@ impl Default for Metrics {
             requests: Family::default(),
             durations: Durations::default(),
             logins: Family::default(),
+            waiting_codes: Gauge::default(),
             token_calls: Family::default(),
             token_durations: Durations::default(),
             refreshes: Family::default(),
@@ -142,6 +144,8 @@ impl Metrics {
             self.durations.clone(),
         );
         registry.register("logins", "Logins by result and reason", self.logins.clone());
+        let codes = "Authorization codes that wait for their exchange";
+        registry.register("waiting_codes", codes, self.waiting_codes.clone());
         let calls = "Calls to a provider's token endpoint by grant and result";
         registry.register("token_calls", calls, self.token_calls.clone());
         let durations = "Time of a call to a token endpoint, with the time to get the identity";
@@ -244,6 +248,11 @@ impl Metrics {
     pub fn login(&self, result: &'static str, reason: &'static str) {
         let labels = vec![("result", result.into()), ("reason", reason.into())];
         self.logins.get_or_create_owned(&labels).inc();
+    }
+
+    /// Counts a code as waiting for its exchange, until the guard is dropped.
+    pub(crate) fn waiting_code(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.waiting_codes)
     }
 
     /// Counts a call to a token endpoint.

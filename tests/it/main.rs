@@ -52,6 +52,7 @@ mod hints;
 mod http2;
 mod id_tokens;
 mod import;
+mod invented_codes;
 mod kept_forms;
 mod kept_forms_attacks;
 mod layering;

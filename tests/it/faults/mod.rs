@@ -1,5 +1,6 @@
 //! Faults under load: slow clients, apps and providers that fail, host names that are lost or
-//! change, certificates that are replaced, a store that fails, and a stop of the gateway.
+//! change, invented codes, certificates that are replaced, a store that fails, and a stop of the
+//! gateway.
 //! Bystanders, who use the gateway at the same time, must not notice a fault. There are five
 //! oracles: a bystander gets a correct answer to each request, stays signed in, gets no answer of
 //! another user, and gets each answer in time; at the end, the gateway has as many descriptors as
@@ -15,6 +16,7 @@ mod apps;
 mod bystander;
 mod certificates;
 mod door;
+mod invented_codes;
 mod logouts;
 mod names;
 mod outcome;
@@ -54,11 +56,12 @@ const DESCRIPTORS: u32 = 8192;
 const OPEN: &str = "sidegate_streams_open{route=\"/any\",kind=\"websocket\"}";
 
 /// Metrics that are zero when the gateway has finished everything.
-const UNFINISHED: [&str; 5] = [
+const UNFINISHED: [&str; 6] = [
     OPEN,
     "sidegate_buffered_bytes",
     "sidegate_http2_window_bytes",
     "sidegate_refreshes_under_way",
+    "sidegate_waiting_codes",
     "sidegate_waiting_requests",
 ];
 
