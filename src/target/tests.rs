@@ -30,6 +30,16 @@ fn get_h2(uri: &str, hosts: &[&[u8]]) -> Result<Target, Error> {
     Target::from_request(&head("GET", uri.as_bytes(), hosts, Version::HTTP_2).unwrap())
 }
 
+#[test]
+fn only_an_absolute_target_of_http_1_has_a_query_directly_after_the_authority() {
+    for uri in ["https://a.test?/x", "https://a.test?"] {
+        assert_eq!(get_h2(uri, &[]), Err(Error::WrongForm), "{uri}");
+        let target = get(uri, &[b"a.test"]).unwrap();
+        assert_eq!(target.path(), "/", "{uri}");
+    }
+    assert_eq!(get_h2("https://a.test", &[]).unwrap().path(), "/");
+}
+
 /// Replaces each `\xNN` and `\\` in a row of a table by the byte that the escape sequence stands
 /// for.
 pub(super) fn unescape(text: &str) -> Vec<u8> {
