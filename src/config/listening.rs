@@ -44,6 +44,7 @@ pub(super) struct ServerSection {
     head_secs: Seconds,
     idle_secs: Seconds,
     write_secs: Seconds,
+    half_closed_secs: Bounded<0, { 7 * 24 * 3600 }>,
     drain_secs: Seconds,
 }
 
@@ -242,6 +243,7 @@ impl ServerSection {
                 head: self.head_secs.duration(),
                 idle: self.idle_secs.duration(),
                 write: self.write_secs.duration(),
+                half_closed: self.half_closed_secs.duration(),
                 answer_window: self.answer_window_secs.duration(),
                 body_window: self.body_window_secs.duration(),
                 drain: self.drain_secs.duration(),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -179,7 +179,10 @@ where
     finish(
         &state,
         connection,
-        |cx| gathered.poll_release(cx),
+        |cx| {
+            state.lingering.poll(cx);
+            gathered.poll_release(cx)
+        },
         || true,
         http2::Connection::graceful_shutdown,
     )
@@ -261,6 +264,9 @@ pub(super) fn answer<H: Handler>(
         Switch::read(&mut head, protocol, serving)
     };
     let body = RequestBody::new(body, &state, deadlines.body_window, limits.body_rate);
+    let upload = body.watch();
+    // The rest of the body must not be read without need if the client waits for a 100 response.
+    let expects = upload.has_body() && head.headers.contains_key(EXPECT);
     let fields = &head.headers;
     let too_many = fields.len() > limits.fields && count_fields(fields) > limits.fields;
     // Over HTTP/2, hyper does not remove the content of a response to HEAD (RFC 9110 section
@@ -275,6 +281,13 @@ pub(super) fn answer<H: Handler>(
         let panic_logger = PanicLogger(state.peer);
         let mut response = handler.handle(&per_connection, head, body).await;
         drop(panic_logger);
+        let mut leaves_body = false;
+        if upload.has_body() {
+            match in_flight.stream() {
+                None => leaves_body = state.leaves_body(&upload, expects).await,
+                Some((stream, _now)) => stream.set_upload(upload),
+            }
+        }
         switch.answer(&mut response, &state);
         let mut response = if without_content {
             head_response(response, in_flight)
@@ -282,21 +295,27 @@ pub(super) fn answer<H: Handler>(
             response.body_mut().begin(|| in_flight.control());
             response.map(|body| ResponseBody::new(body, in_flight))
         };
-        match protocol {
-            // The `Connection` field of a 101 response must not be replaced, because the field
-            // contains `Upgrade`.
-            Protocol::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
-            Protocol::Http1 if state.is_closing() => {
-                // The last response on a connection contains `Connection: close` (RFC 9112 section
-                // 9.6).
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Protocol::Http1 => {}
-            Protocol::Http2 => hpack::index_only_repeating(response.headers_mut()),
-        }
+        let is_last = leaves_body || state.is_closing();
+        write_connection_fields(&mut response, protocol, is_last);
         Ok(response)
+    }
+}
+
+/// Writes the fields of a response that depend on its connection. `is_last` states whether the
+/// connection closes after the response.
+fn write_connection_fields<B>(response: &mut Response<B>, protocol: Protocol, is_last: bool) {
+    match protocol {
+        // The `Connection` field of a 101 response must not be replaced, because the field contains
+        // `Upgrade`.
+        Protocol::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
+        Protocol::Http1 if is_last => {
+            // The last response on a connection contains `Connection: close` (RFC 9112 section
+            // 9.6).
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        Protocol::Http1 => {}
+        Protocol::Http2 => hpack::index_only_repeating(response.headers_mut()),
     }
 }
 

@@ -13,17 +13,18 @@ use std::task::Waker;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Deadlines;
 use super::coarse_clock::CoarseClock;
-use super::control::{Informed, SlowReader};
+use super::control::{Informed, SlowReader, StreamStop};
 use super::dormant::Dormancy;
+use super::half_closed::HalfClosed;
 use super::overdue::Overdue;
 use super::reading::{LowestRate, ReadFailure, ReadMeter, acknowledged};
 use super::stream::{InFlight, Stream};
+use super::unread::Lingering;
 use crate::clock::Clock;
 
 /// The maximum time for which a connection without activity stays open after the gateway has asked
@@ -32,7 +33,7 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// The longest time for which the gateway continues to read after the last response. If a socket
 /// with unread input is closed, the kernel sends a reset. A reset can destroy a response that the
 /// client has not received yet.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// The phase of a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -98,9 +99,9 @@ pub(super) struct ConnectionState {
     /// Whether a request asked for another protocol. After a request for another protocol, hyper
     /// leaves the connection open, so our code has to close the connection.
     upgrade_requested: Cell<bool>,
-    /// Whether the streams on this connection have to end. `stop` notifies the streams.
-    stopped: Cell<bool>,
-    stop: Notify,
+    pub(super) stop: StreamStop,
+    pub(super) half_closed: HalfClosed,
+    pub(super) lingering: Lingering,
     /// The reason why the connection was ended, if the client did not take bytes fast enough.
     failure: Cell<Option<ReadFailure>>,
     /// Whether the latest request is an HTTP/1.0 request.
@@ -137,8 +138,9 @@ impl ConnectionState {
             closing: Cell::new(None),
             waker: RefCell::new(None),
             upgrade_requested: Cell::new(false),
-            stopped: Cell::new(false),
-            stop: Notify::new(),
+            stop: StreamStop::default(),
+            half_closed: HalfClosed::default(),
+            lingering: Lingering::default(),
             failure: Cell::new(None),
             is_http10: Cell::new(false),
             has_broken_answer: Cell::new(false),
@@ -221,6 +223,11 @@ impl ConnectionState {
         self.unread.set(true);
     }
 
+    /// Records that the rest of a body that was left unread was read.
+    pub(super) fn body_is_read(&self) {
+        self.unread.set(false);
+    }
+
     pub(super) fn upgrade_requested(&self) {
         self.upgrade_requested.set(true);
     }
@@ -228,31 +235,6 @@ impl ConnectionState {
     /// Whether a request on this connection has asked for another protocol.
     pub(super) fn is_upgrade_requested(&self) -> bool {
         self.upgrade_requested.get()
-    }
-
-    /// Tells the streams on this connection that the drain time of the server is almost over.
-    pub(super) fn stop_streams(&self) {
-        self.stopped.set(true);
-        self.stop.notify_waiters();
-    }
-
-    /// Whether [`ConnectionState::stop_streams`] was called.
-    pub(super) fn has_stopped_streams(&self) -> bool {
-        self.stopped.get()
-    }
-
-    /// Waits for [`ConnectionState::stop_streams`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub(super) async fn streams_stopped(&self) {
-        // `notified` is created before `stopped` is read, so that this function misses no call of
-        // `stop_streams`.
-        let notified = self.stop.notified();
-        if !self.stopped.get() {
-            notified.await;
-        }
     }
 
     /// Ends the connection, because the client does not take bytes fast enough.
@@ -323,6 +305,10 @@ impl ConnectionState {
         self.in_flight.set(left);
         if left == 0 {
             self.enter(Phase::Idle);
+            if self.is_half_closed() {
+                // hyper now has to find the end of the input, which was hidden during the answer.
+                self.wake();
+            }
         }
     }
 
@@ -451,7 +437,11 @@ impl ConnectionState {
             return Some(Overdue::Write);
         }
         let (limit, overdue) = match self.phase.get() {
-            Phase::Busy => return None,
+            Phase::Busy => {
+                let last_sent = self.last_transfer.get();
+                let vanished = self.has_vanished(now, last_sent, deadlines.half_closed);
+                return vanished.then_some(Overdue::HalfClosed);
+            }
             // The socket has not accepted all bytes of the last response, so only the write
             // deadline applies.
             Phase::Idle if stalled.is_some() => return None,

@@ -63,8 +63,8 @@ fn builder(settings: &Settings) -> http1::Builder {
     let limits = &settings.limits;
     let mut builder = http1::Builder::new();
     builder
-        // If a client closes its sending direction, the gateway treats the client as disconnected
-        // and drops the handler.
+        // hyper drops the handler when it finds the end of the input. `Plaintext` hides the end from
+        // hyper while the client may still wait for its answer.
         .half_close(false)
         .keep_alive(true)
         // The sweep enforces the time limit for a request head, so hyper needs no timer for each

@@ -51,16 +51,19 @@ mod control;
 mod deadline;
 mod dormant;
 mod gather;
+mod half_closed;
 mod hpack;
 mod http1;
 mod listener;
 mod overdue;
 mod proxy_protocol;
+mod rate_meter;
 mod readiness;
 mod reading;
 mod socket;
 mod stream;
 mod switch;
+mod unread;
 mod worker;
 
 pub use body::BodyFailure;
@@ -102,6 +105,9 @@ pub(crate) struct Deadlines {
     /// the client takes no byte for this time, the gateway closes the connection or resets the
     /// HTTP/2 stream. A byte that the client has acknowledged counts as taken.
     pub(crate) write: Duration,
+    /// The longest time for which the gateway sends no byte to a client that has closed its sending
+    /// direction and waits for its answer.
+    pub(crate) half_closed: Duration,
     /// The time over which the rate of an answer ([`Limits::answer_rate`]) is measured. The
     /// measurement includes only the time during which the gateway waits for the client.
     pub(crate) answer_window: Duration,
@@ -120,6 +126,7 @@ impl Default for Deadlines {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             write: Duration::from_mins(2),
+            half_closed: Duration::from_secs(5),
             answer_window: Duration::from_mins(1),
             body_window: Duration::from_secs(20),
             drain: Duration::from_secs(30),
@@ -143,9 +150,11 @@ impl Deadlines {
             self.head,
             self.idle,
             self.write,
+            self.half_closed,
             self.answer_window,
         ]
         .into_iter()
+        .filter(|deadline| !deadline.is_zero())
         .fold(Duration::from_secs(1), Duration::min);
         shortest
             .checked_div(4)

@@ -15,6 +15,8 @@ pub(super) enum Overdue {
     Handshake,
     Head,
     Idle,
+    /// The client has closed its sending direction, and the gateway has sent no byte for too long.
+    HalfClosed,
     Linger,
     /// The gateway has asked the connection to close, but the connection has transferred no bytes
     /// for too long.
@@ -31,6 +33,7 @@ impl Overdue {
             Self::Handshake => "handshake_timeout",
             Self::Head => "head_timeout",
             Self::Idle => "idle_timeout",
+            Self::HalfClosed => "half_closed_timeout",
             Self::Linger => "linger_timeout",
             Self::Closing => "closing_timeout",
             Self::Write => "write_timeout",

@@ -200,6 +200,18 @@ impl<S> Plaintext<S> {
         (self.inner, unprocessed)
     }
 
+    /// Whether a read without bytes has found the end of the input, and hyper must not know it yet.
+    /// TLS reports the end as an error if the client has sent no closing message.
+    #[cold]
+    fn is_hidden_end(&self, result: &Poll<io::Result<()>>, room: usize) -> bool {
+        let is_end = match result {
+            Poll::Ready(Ok(())) => room > 0,
+            Poll::Ready(Err(error)) => error.kind() == io::ErrorKind::UnexpectedEof,
+            Poll::Pending => false,
+        };
+        is_end && self.protocol == Protocol::Http1 && self.state.hides_end_of_input()
+    }
+
     fn arrived(&mut self, count: usize) {
         match self.protocol {
             Protocol::Http1 => self.state.head_begins(),
@@ -236,6 +248,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plaintext<S> {
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
         let count = buf.filled().len().saturating_sub(before);
         self.state.set_input_is_empty(result.is_pending());
+        if count == 0 && result.is_ready() && self.is_hidden_end(&result, buf.remaining()) {
+            return Poll::Pending;
+        }
         if count > 0 {
             self.arrived(count);
         }

@@ -417,7 +417,7 @@ impl Registry {
         {
             drain_ends();
             for state in self.connections.borrow().values() {
-                state.stop_streams();
+                state.stop.begin();
             }
             // The next statement counts the requests that were not finished before the timeout. The
             // worker drops the unfinished requests when it ends.
@@ -450,6 +450,7 @@ impl Registry {
         self.coarse_clock.set_crowded(connections.len() > CROWD);
         for state in connections.values() {
             let client = state.peer;
+            state.sweep_bodies(now);
             let streams = state.end_blocked_streams(now, (deadlines.write, lowest));
             slow.extend(state.slow_readers());
             if streams > 0 {
@@ -471,6 +472,7 @@ impl Registry {
                 Overdue::FirstByte
                 | Overdue::Handshake
                 | Overdue::Head
+                | Overdue::HalfClosed
                 | Overdue::Linger
                 | Overdue::Closing => state.abort(),
             }

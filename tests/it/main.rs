@@ -33,6 +33,7 @@ mod demo;
 mod deployments;
 mod downloads;
 mod durable;
+mod early_answers;
 mod enforce;
 mod events;
 mod examples;

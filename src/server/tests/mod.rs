@@ -30,6 +30,7 @@ mod bodies;
 mod deadlines;
 mod dormant;
 mod drain;
+mod early;
 mod heads;
 mod protocols;
 
@@ -56,6 +57,7 @@ fn long() -> Deadlines {
         head: minute,
         idle: minute,
         write: minute,
+        half_closed: minute,
         answer_window: minute,
         body_window: minute,
         drain: minute,
