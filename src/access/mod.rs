@@ -106,8 +106,8 @@ pub(crate) use self::recovery::{Content, Recovery, Replayable, SentRequest, Toke
 pub(crate) use self::refresh::Refresher;
 pub(crate) use self::rewrite::RewriteSettings;
 pub use self::route::Route;
-pub(crate) use self::route_settings::OnRefusal;
 pub use self::route_settings::RouteSettings;
+pub(crate) use self::route_settings::{CacheSetting, OnRefusal};
 use self::route_table::WorkerRoutes;
 pub use self::route_table::{RouteError, RouteTable};
 use self::rule::Verdict;

@@ -8,7 +8,7 @@ use super::destination::Destination;
 use super::freshness::Freshness;
 use super::rewrite::{Rewrite, RewriteSettings};
 use super::route_settings::{
-    Enforcement, Fragment, OnRefusal, PostedForm, RouteSettings, SilentSignIn,
+    CacheSetting, Enforcement, Fragment, OnRefusal, PostedForm, RouteSettings, SilentSignIn,
 };
 use super::rule::{Rule, Verdict};
 use super::static_answer::StaticAnswer;
@@ -45,6 +45,7 @@ pub struct Route {
     pub(super) cross_site: CrossSite,
     pub(super) on_refusal: OnRefusal,
     app_sign_out: Option<Box<str>>,
+    pub(super) cache: CacheSetting,
     pub(super) is_stream: bool,
     streams: StreamSettings,
     buffers: BufferSettings,
@@ -119,6 +120,7 @@ impl Route {
             cross_site: settings.cross_site,
             on_refusal: settings.on_upstream_401,
             app_sign_out: settings.app_sign_out,
+            cache: settings.cache,
             is_stream: settings.stream,
             streams: settings.streams,
             buffers: settings.buffers,
@@ -298,6 +300,11 @@ impl Route {
     /// The gateway's action after an app has refused a token.
     pub(crate) fn on_refusal(&self) -> OnRefusal {
         self.on_refusal
+    }
+
+    /// Whether shared caches may store the app's answers to users.
+    pub(crate) fn cache(&self) -> CacheSetting {
+        self.cache
     }
 
     /// The path of the app's own sign-out.

@@ -4,7 +4,9 @@ use serde::Deserialize;
 
 use super::listening::Network;
 use super::section::Reader;
-use crate::access::{BufferSettings, OnRefusal, RewriteSettings, RouteTable, StreamSettings};
+use crate::access::{
+    BufferSettings, CacheSetting, OnRefusal, RewriteSettings, RouteTable, StreamSettings,
+};
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, ProxyKind};
 use crate::target::Prefix;
@@ -108,6 +110,7 @@ fn check_routes(routes: &RouteTable, may_ask: bool, reader: &mut Reader<'_>) {
             ),
             ("on_upstream_401", route.on_refusal() != OnRefusal::Pass),
             ("app_sign_out", route.app_sign_out().is_some()),
+            ("cache", route.cache() != CacheSetting::default()),
             ("stream", route.is_stream()),
             ("buffers", route.buffers() != BufferSettings::default()),
             ("streams.idle_secs", streams.idle != default.idle),

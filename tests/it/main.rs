@@ -93,6 +93,7 @@ mod session_ends;
 mod sessions;
 mod settings_mistakes;
 mod several;
+mod shared_caches;
 mod shared_store;
 mod sign_out;
 mod signed_assertions;
