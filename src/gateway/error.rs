@@ -9,6 +9,7 @@ use super::page::Page;
 use super::streams::{Cut, CutCause};
 use super::{Body, no_content, sign_in};
 use crate::fields;
+use crate::origin;
 use crate::server::BodyFailure;
 use crate::target;
 use crate::telemetry::chain;
@@ -404,6 +405,13 @@ fn upstream_wording(error: &upstream::Error) -> (&'static str, &'static str) {
             "There is no app at this address",
             "This server only checks the requests for an app, and does not forward them. The \
              administrator of this site finds details in the log.",
+        ),
+        upstream::Error::Broken(
+            origin::Error::HeadTooLarge(_) | origin::Error::TooManyFields(_),
+        ) => (
+            "The answer of the app is too large",
+            "The head of the answer is longer than this server accepts. Your sign-in is not \
+             affected. The administrator of this site finds details in the log.",
         ),
         upstream::Error::Broken(_)
         | upstream::Error::Connect(_)

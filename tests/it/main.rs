@@ -17,6 +17,7 @@
 mod access_log;
 mod admin;
 mod after_sign_out;
+mod answer_heads;
 mod app_fields;
 mod apps;
 mod auth_check;
