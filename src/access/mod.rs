@@ -76,6 +76,7 @@ mod route_table;
 mod rule;
 mod rule_text;
 mod signed;
+mod spelled;
 mod static_answer;
 mod stream;
 mod unstored;

@@ -315,7 +315,7 @@ impl Route {
     /// Returns true if the route serves requests with this authority and this path. A route that
     /// gives access to everybody matches only paths with the exact spelling of its prefix. A route
     /// that keeps users away from its paths also matches other spellings of its prefix, because the
-    /// app may treat upper and lower case as equal.
+    /// app may read these spellings as the same path.
     pub(super) fn matches(&self, authority: &str, path: &str) -> bool {
         self.is_for_host(authority)
             && match self.effect {
@@ -346,12 +346,9 @@ impl Route {
     }
 
     /// Returns true if a request can match both routes: both routes serve the same host, and their
-    /// prefixes differ at most in case.
+    /// prefixes are spellings of one prefix.
     pub(super) fn shadows(&self, other: &Self) -> bool {
-        let prefix = self
-            .prefix
-            .as_str()
-            .eq_ignore_ascii_case(other.prefix.as_str());
+        let prefix = self.prefix.is_spelling_of(&other.prefix);
         let both_any = self.hosts.is_empty() && other.hosts.is_empty();
         prefix && (both_any || self.hosts.iter().any(|host| other.hosts.contains(host)))
     }

@@ -15,12 +15,15 @@
 //! judge every [`Reading`] of the path.
 
 mod byte_set;
+mod fold;
 mod forms;
 mod host;
 mod path;
 mod prefix;
 mod reading;
 mod replace;
+#[cfg(test)]
+mod spelling_tests;
 #[cfg(test)]
 mod tests;
 
@@ -33,9 +36,9 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use host::Host;
 
+pub(crate) use fold::FoldedPath;
 pub(crate) use forms::{Form, Forms};
 pub(crate) use host::RecentHost;
-pub(crate) use prefix::FoldedPath;
 pub use prefix::Prefix;
 pub(crate) use reading::Reading;
 
