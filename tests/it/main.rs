@@ -74,6 +74,7 @@ mod own_sessions;
 mod pages;
 mod passport;
 mod path_apps;
+mod path_spellings;
 mod prefixed_apps;
 mod provider_answers;
 mod proxies;
