@@ -87,6 +87,7 @@ mod remember;
 mod return_to;
 mod rewriting;
 mod rotation;
+mod rules;
 mod self_signed;
 mod servers;
 mod session_ends;
