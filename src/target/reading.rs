@@ -36,7 +36,7 @@ impl Reading {
 
     /// Returns true if an app may read the path as `prefix` or as a path below `prefix`. The
     /// comparison is that of [`Prefix::covers`]. In addition, an octet whose character depends on the
-    /// app is equal to every text of a few characters.
+    /// app is equal to every character.
     pub(crate) fn may_be_below(&self, prefix: &Prefix) -> bool {
         if prefix.covers(&self.path) {
             return true;
@@ -71,13 +71,9 @@ impl Reading {
 /// Stands for an octet whose character depends on the app.
 const UNKNOWN: char = '\u{fffd}';
 
-/// The number of characters in the normal form of one such octet, at most. Three characters are a
-/// letter with two marks; a ligature has two.
-const MOST_CHARACTERS: usize = 3;
-
 /// Returns true if an app may read `segment` as a segment with the normal form `wanted`. An octet
-/// outside ASCII is equal to every text of a few characters, because an encoding may have a
-/// full-width letter or a ligature at this octet, or may leave it out. The ASCII octet after such an
+/// outside ASCII is equal to every character and to the empty text, because an encoding may have a
+/// full-width letter at this octet, or may leave it out. The ASCII octet after such an
 /// octet may belong to the same character.
 fn may_be_equal(segment: &str, wanted: &str) -> bool {
     let known = |octet: u8| match char::from(octet.to_ascii_lowercase()) {
@@ -92,7 +88,7 @@ fn may_be_equal(segment: &str, wanted: &str) -> bool {
         let mut next = BTreeSet::new();
         for rest in rests {
             if character == UNKNOWN {
-                next.extend(ends(rest).take(MOST_CHARACTERS.saturating_add(1)));
+                next.extend(ends(rest).take_while(|end| is_one_character(rest, end)));
             } else {
                 next.extend(rest.strip_prefix(character));
                 next.extend(Some(rest).filter(|_| before == UNKNOWN));
@@ -101,6 +97,13 @@ fn may_be_equal(segment: &str, wanted: &str) -> bool {
         (rests, before) = (next, character);
     }
     rests.contains("")
+}
+
+/// Returns true if `text` without its end `end` has at most one character with marks. The normal form
+/// has each mark as a character outside ASCII.
+fn is_one_character(text: &str, end: &str) -> bool {
+    let read = text.strip_suffix(end).unwrap_or_default();
+    read.chars().skip(1).all(|mark| !mark.is_ascii())
 }
 
 /// Returns a text, the text without its first character, and so on, up to the empty text.

@@ -141,7 +141,7 @@ fn p_01_to_p_46_no_mode_accepts_another_target_of_the_table() {
 }
 
 #[test]
-fn p_51_octets_that_are_not_utf8_are_equal_to_every_text_of_a_few_characters() {
+fn p_51_octets_that_are_not_utf8_are_equal_to_every_character() {
     let below = |path: &str, prefix: &str| {
         let (_path, _forms, readings) = unusual(path, Forms::ALL).unwrap();
         let prefix = Prefix::parse(prefix).unwrap();
@@ -156,7 +156,7 @@ fn p_51_octets_that_are_not_utf8_are_equal_to_every_text_of_a_few_characters() {
         // A full-width letter of Shift_JIS: `Ａ` is 82 60, and `ａ` is 82 81.
         "/%82`dmin",
         "/%82%81dmin/x",
-        // A ligature, and an octet that some apps leave out.
+        // An octet that some apps leave out.
         "/ad%DEin",
         "/ad%ADmin",
         "/%A0admin%A0",
