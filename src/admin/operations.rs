@@ -16,6 +16,8 @@ use http_body_util::Full;
 use crate::server::{Connection, Handler, Readiness, RequestBody};
 use crate::telemetry::Metrics;
 
+const TEXT: &str = "text/plain; charset=utf-8";
+
 /// The handler of the operations listener.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
@@ -30,7 +32,6 @@ impl Admin {
     }
 
     fn respond(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        const TEXT: &str = "text/plain; charset=utf-8";
         if !matches!(*method, Method::GET | Method::HEAD) {
             return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n");
         }
@@ -63,6 +64,11 @@ impl Handler for Admin {
 
     async fn handle(&self, (): &(), head: Parts, _body: RequestBody) -> Response<Full<Bytes>> {
         self.respond(&head.method, head.uri.path())
+    }
+
+    fn refuse_head(&self, (): &(), _head: Parts, _body: RequestBody) -> Response<Full<Bytes>> {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        answer(status, TEXT, "the head of the request is too large\n")
     }
 }
 

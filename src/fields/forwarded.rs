@@ -15,6 +15,15 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// The fields that a proxy adds to the requests of its clients.
+const PROXY_FIELDS: [HeaderName; 5] = [
+    HeaderName::from_static("forwarded"),
+    HeaderName::from_static("via"),
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    HeaderName::from_static("x-real-ip"),
+];
+
 /// The networks of the proxies whose forwarding fields are trusted. By default no network is
 /// trusted.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -161,15 +170,7 @@ impl Client {
         if !trusted.contains(peer.address) {
             return client;
         }
-        if let Some(written) = headers.get_all(&X_FORWARDED_PROTO).iter().next_back() {
-            let last = written
-                .as_bytes()
-                .rsplit(|byte| *byte == b',')
-                .next()
-                .unwrap_or_default();
-            let stated = Scheme::parse(last.trim_ascii());
-            client.other_scheme = stated.is_some_and(|stated| stated != scheme);
-        }
+        client.other_scheme = stated_scheme(headers).is_some_and(|stated| stated != scheme);
         if let Some(known) = forwarded_chain(headers, trusted) {
             client.address = known.first().copied().unwrap_or(peer.address);
             let addresses = known.iter().chain([&peer.address]).map(IpAddr::to_string);
@@ -200,6 +201,22 @@ impl Client {
         headers.insert(X_FORWARDED_PROTO, self.scheme.value());
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
+}
+
+/// Returns true if the fields of a request show that a proxy has passed on the request of a client
+/// that may use TLS. Every client can send such fields, so nothing is trusted because of them.
+pub(crate) fn may_come_from_tls_proxy(headers: &HeaderMap) -> bool {
+    match stated_scheme(headers) {
+        Some(stated) => stated == Scheme::Https,
+        None => PROXY_FIELDS.iter().any(|name| headers.contains_key(name)),
+    }
+}
+
+/// Returns the scheme that the nearest proxy states in `X-Forwarded-Proto`.
+fn stated_scheme(headers: &HeaderMap) -> Option<Scheme> {
+    let written = headers.get_all(&X_FORWARDED_PROTO).iter().next_back()?;
+    let last = written.as_bytes().rsplit(|byte| *byte == b',').next()?;
+    Scheme::parse(last.trim_ascii())
 }
 
 /// Returns the addresses in `X-Forwarded-For`, from the address of the client to the address of the

@@ -18,10 +18,12 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Deadlines;
+use super::arrivals::Arrivals;
 use super::coarse_clock::CoarseClock;
 use super::control::{Informed, SlowReader};
 use super::dormant::Dormancy;
 use super::overdue::Overdue;
+pub(super) use super::phase::{Phase, Protocol};
 use super::reading::{LowestRate, ReadFailure, ReadMeter, acknowledged};
 use super::stream::{InFlight, Stream};
 use crate::clock::Clock;
@@ -33,35 +35,6 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// with unread input is closed, the kernel sends a reset. A reset can destroy a response that the
 /// client has not received yet.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// The phase of a connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Phase {
-    /// No byte has arrived.
-    FirstByte,
-    /// The TLS handshake. Without TLS, the phase `Handshake` ends when the first bytes are read.
-    Handshake,
-    /// A part of a request head or of the HTTP/2 preface has arrived.
-    Head,
-    /// No request is in flight.
-    Idle,
-    /// At least one request is in flight: the handler runs, or the response is being sent.
-    Busy,
-    /// The server has sent its last response, and discards all input until the client closes the
-    /// connection.
-    Linger,
-}
-
-/// The version of HTTP that a connection uses. The HTTP version determines how requests share the
-/// connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Protocol {
-    /// The requests of a connection are answered one after the other.
-    Http1,
-    /// Several requests of a connection are answered at the same time. Over HTTP/2, each request
-    /// has its own HTTP/2 stream with its own flow control (RFC 9113 section 5.2).
-    Http2,
-}
 
 /// The state of one connection. Only the worker that serves the connection accesses the
 /// `ConnectionState`.
@@ -108,6 +81,9 @@ pub(super) struct ConnectionState {
     /// Whether the socket has to be closed with a reset.
     has_broken_answer: Cell<bool>,
     dormancy: Dormancy,
+    arrivals: Arrivals,
+    /// Whether the server no longer waits until the client closes the connection.
+    linger_over: Cell<bool>,
     task: OnceCell<AbortHandle>,
     /// The answer that is being sent over HTTP/1.1.
     informed: Informed,
@@ -143,6 +119,8 @@ impl ConnectionState {
             is_http10: Cell::new(false),
             has_broken_answer: Cell::new(false),
             dormancy: Dormancy::default(),
+            arrivals: Arrivals::default(),
+            linger_over: Cell::new(false),
             task: OnceCell::new(),
             informed: Informed::default(),
             unspawned: RefCell::new(None),
@@ -176,10 +154,11 @@ impl ConnectionState {
         self.phase.get()
     }
 
-    /// Records that the socket has received bytes of any kind.
-    pub(super) fn received(&self) {
+    /// Records that the socket has received `bytes` of any kind.
+    pub(super) fn received(&self, bytes: &[u8]) {
         self.last_transfer.set(self.coarse_clock.now());
         if self.phase.get() == Phase::FirstByte {
+            self.arrivals.begin(bytes);
             self.enter(Phase::Handshake);
         }
     }
@@ -406,6 +385,21 @@ impl ConnectionState {
 
     pub(super) fn dormancy(&self) -> &Dormancy {
         &self.dormancy
+    }
+
+    pub(super) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
+    }
+
+    /// Ends the wait until the client closes the connection. The task of the connection continues,
+    /// so that it can report why the connection ended.
+    pub(super) fn end_linger(&self) {
+        self.linger_over.set(true);
+        self.wake();
+    }
+
+    pub(super) fn is_linger_over(&self) -> bool {
+        self.linger_over.get()
     }
 
     /// The answer that is being sent over HTTP/1.1.

@@ -44,20 +44,25 @@ use crate::clock::Clock;
 use crate::relay::Peer;
 use crate::tls::Acceptor;
 
+mod arrivals;
 mod body;
 mod coarse_clock;
 mod connection;
 mod control;
 mod deadline;
 mod dormant;
+mod frames;
 mod gather;
+mod head_limits;
 mod hpack;
 mod http1;
 mod listener;
 mod overdue;
+mod phase;
 mod proxy_protocol;
 mod readiness;
 mod reading;
+mod refusal;
 mod socket;
 mod stream;
 mod switch;
@@ -70,6 +75,7 @@ pub(crate) use listener::Listener;
 pub(crate) use proxy_protocol::ProxyNetworks;
 pub(crate) use readiness::Readiness;
 pub(crate) use reading::ReadFailure;
+pub(crate) use refusal::Refusal;
 pub use worker::Drained;
 pub(crate) use worker::Workers;
 
@@ -158,10 +164,11 @@ impl Deadlines {
 /// The allowed sizes, numbers and rates, such as the maximum size of a request head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Limits {
-    /// The largest request head, in bytes. If a head is larger, the server answers with 431.
+    /// The largest request head, in bytes. A larger head is answered by [`Handler::refuse_head`],
+    /// or by hyper if the head is also above [`Limits::library_head_bytes`].
     pub(crate) head_bytes: usize,
-    /// The maximum number of fields in a request head. If a head has more fields, the server
-    /// answers with the status 431.
+    /// The maximum number of fields in a request head. A head with more fields is answered by
+    /// [`Handler::refuse_head`], or by hyper if an HTTP/1.1 head has more fields than hyper accepts.
     /// All `Cookie` fields of an HTTP/2 request count as one field.
     pub(crate) fields: usize,
     /// The maximum number of concurrent requests on one HTTP/2 connection.
@@ -251,6 +258,24 @@ pub(crate) trait Handler: 'static {
         head: Parts,
         body: RequestBody,
     ) -> impl Future<Output = Response<Self::Body>>;
+
+    /// Answers a request whose head is above the limits.
+    fn refuse_head(
+        &self,
+        per_connection: &Self::PerConnection,
+        head: Parts,
+        body: RequestBody,
+    ) -> Response<Self::Body>;
+
+    /// The server calls this function when it closes a connection because of the bytes that the
+    /// client has sent. No handler gets these bytes.
+    fn connection_refused(
+        &self,
+        _per_connection: &Self::PerConnection,
+        _refusal: Refusal,
+        _error: &dyn std::error::Error,
+    ) {
+    }
 
     /// The server calls this function when the drain begins. A request in progress may continue
     /// until [`Handler::drain_ends`].

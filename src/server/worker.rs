@@ -468,11 +468,10 @@ impl Registry {
                 Overdue::Idle => state.close(),
                 Overdue::Write => state.fail(ReadFailure::Stalled),
                 Overdue::TooSlow => state.fail(ReadFailure::TooSlow),
-                Overdue::FirstByte
-                | Overdue::Handshake
-                | Overdue::Head
-                | Overdue::Linger
-                | Overdue::Closing => state.abort(),
+                Overdue::Linger => state.end_linger(),
+                Overdue::FirstByte | Overdue::Handshake | Overdue::Head | Overdue::Closing => {
+                    state.abort();
+                }
             }
         }
         // New connections wait for free slots, so the sweep closes some idle connections.

@@ -71,6 +71,7 @@ pub struct Metrics {
     http2_windows: Gauge,
     spilled: Gauge,
     refused_spills: Family<Labels, Counter>,
+    refusals: Family<Labels, Counter>,
     refreshing: Gauge,
     sessions: Gauge,
     pushed_out: Counter,
@@ -112,6 +113,7 @@ impl Default for Metrics {
             http2_windows: Gauge::default(),
             spilled: Gauge::default(),
             refused_spills: Family::default(),
+            refusals: Family::default(),
             refreshing: Gauge::default(),
             sessions: Gauge::default(),
             pushed_out: Counter::default(),
@@ -135,6 +137,9 @@ impl Metrics {
         registry.register("build", "The version of the program", build);
         let requests = "Requests by route, decision and status class";
         registry.register("requests", requests, self.requests.clone());
+        let refusals = "Requests and connections that were refused because of what the client sent, by \
+                        reason";
+        registry.register("refusals", refusals, self.refusals.clone());
         let durations = "Time from a request's head to its response's head, without the content";
         registry.register(
             "request_duration_seconds",
@@ -353,6 +358,13 @@ impl Metrics {
     pub(crate) fn refused_spill(&self, reason: &'static str) {
         let labels = vec![("reason", reason.into())];
         self.refused_spills.get_or_create_owned(&labels).inc();
+    }
+
+    /// Counts a request that was refused, or a connection that was closed, because of what the client
+    /// sent.
+    pub(crate) fn refusal(&self, reason: &'static str) {
+        let labels = vec![("reason", reason.into())];
+        self.refusals.get_or_create_owned(&labels).inc();
     }
 
     /// Counts a refresh as in progress until the returned guard is dropped.

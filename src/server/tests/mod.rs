@@ -74,6 +74,8 @@ fn with(deadlines: Deadlines) -> Settings {
 enum Event {
     Entered(String),
     Left(String),
+    /// A connection was closed because of the bytes of its client.
+    Refused(Refusal),
 }
 
 /// The data that the handlers of all workers share with the test.
@@ -153,6 +155,14 @@ impl Handler for Site {
             "/early" => respond(StatusCode::UNAUTHORIZED, "early"),
             _ => Response::new(Pieces::of(&["hel", "lo"])),
         }
+    }
+
+    fn refuse_head(&self, (): &(), _head: Parts, _body: RequestBody) -> Response<Pieces> {
+        respond(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too large")
+    }
+
+    fn connection_refused(&self, (): &(), refusal: Refusal, _error: &dyn std::error::Error) {
+        self.0.events.send(Event::Refused(refusal)).unwrap();
     }
 }
 
@@ -320,6 +330,10 @@ impl Server {
 
     async fn entered(&mut self, path: &str) {
         assert_eq!(self.event().await, Event::Entered(path.to_owned()));
+    }
+
+    async fn refused(&mut self, refusal: Refusal) {
+        assert_eq!(self.event().await, Event::Refused(refusal));
     }
 
     async fn left(&mut self, path: &str) {
