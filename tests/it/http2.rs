@@ -1,5 +1,9 @@
 //! Framing over HTTP/2. The tests write the frames by hand.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
 use crate::support::h2::{H2, Outcome};
 use crate::support::raw::Raw;
 use crate::support::scene::{ROUTES, Scene};
@@ -183,4 +187,61 @@ async fn s_37_a_preface_of_http_2_inside_http_1_is_no_http_2() {
     raw.send(preface).await;
     assert_eq!(raw.response("POST").await.unwrap().status(), 200);
     assert_eq!(scene.app.last().body, preface);
+}
+
+#[tokio::test]
+async fn d_18_a_stream_beyond_the_limit_is_refused_and_the_others_are_answered() {
+    let (scene, tls) = Scene::over_tls().await;
+    let gate = Arc::new(Notify::new());
+    let held = Answer::ok("seen").held_by(&gate);
+    scene.app.answer_by(move |_| held.clone());
+    let address = scene.gateway.address();
+    let config = tls.client(&["h2"]);
+    let mut connection = H2::connect_without_table(address, "localhost", config).await;
+    let before = scene.app.count();
+    for number in 0..100 {
+        connection
+            .head(number * 2 + 1, &h2_fields(&[]), false)
+            .await;
+    }
+    scene
+        .app
+        .wait_until(|requests| requests.len() == before + 100)
+        .await;
+    connection.head(201, &h2_fields(&[]), false).await;
+    assert_eq!(connection.outcome(201).await, Outcome::Refused);
+    let open: Vec<_> = (0..100).map(|number| number * 2 + 1).collect();
+    let answering = async {
+        loop {
+            gate.notify_waiters();
+            tokio::task::yield_now().await;
+        }
+    };
+    let bodies = tokio::select! {
+        bodies = connection.bodies(&open) => bodies,
+        () = answering => unreachable!("the loop never ends"),
+    };
+    assert!(bodies.iter().all(|body| *body == (b"seen".to_vec(), true)));
+    assert_eq!(scene.app.count(), before + 100);
+}
+
+#[tokio::test]
+async fn d_19_slow_bodies_on_a_hundred_streams_are_cut_off() {
+    let server = "body_window_secs = 1\nbody_rate = 500";
+    let (scene, tls) = Scene::over_tls_by(|settings| settings.with(ROUTES).server(server)).await;
+    let address = scene.gateway.address();
+    let config = tls.client(&["h2"]);
+    let mut connection = H2::connect_without_table(address, "localhost", config).await;
+    let fields: &[(&[u8], &[u8])] = &[(b":method", b"POST"), (b"content-length", b"100000")];
+    let streams: Vec<_> = (0..100).map(|number| number * 2 + 1).collect();
+    for stream in &streams {
+        connection.head(*stream, &h2_fields(fields), true).await;
+        connection.data(*stream, b"a").await;
+    }
+    let statuses = connection.statuses(&streams).await;
+    assert_eq!(statuses, vec![408; 100]);
+    assert_eq!(scene.app.count(), 0);
+    // The connection can serve another request.
+    connection.head(201, &h2_fields(&[]), false).await;
+    assert_eq!(connection.outcome(201).await, Outcome::Status(200));
 }

@@ -15,6 +15,7 @@ mod apps;
 mod bystander;
 mod certificates;
 mod door;
+mod floods;
 mod logouts;
 mod names;
 mod outcome;
