@@ -31,7 +31,7 @@ use sidegate::identity::{Claim, Identity};
 use sidegate::login::{
     self, Callback, Completion, Login, PreviousSession, PublicUrl, ReturnTo, Start,
 };
-use sidegate::provider::{Grant, Provider, Redemption, ResponseMode};
+use sidegate::provider::{Grant, Provider, QueueClient, Redemption, ResponseMode};
 use sidegate::seal::{Keys, Purpose};
 use sidegate::secret::Secret;
 use sidegate::session::{
@@ -346,6 +346,9 @@ fn token_endpoint(runtime: &Runtime, access_token: &str) -> SocketAddr {
 
 fn redeem(runtime: &Runtime, provider: &Provider) -> Grant {
     let clock = Clock::system();
+    let client = QueueClient::Network([127, 0, 0, 1].into());
+    let replicas = std::num::NonZeroU32::MIN;
+    let turn = runtime.block_on(provider.code_turn((client, [0; 32]), replicas, &clock));
     let redemption = Redemption {
         code: Secret::new("any".to_owned()),
         code_verifier: Secret::new("v".repeat(43)),
@@ -353,7 +356,8 @@ fn redeem(runtime: &Runtime, provider: &Provider) -> Grant {
         redirect_uri: "https://app.example.com/oauth2/callback",
         begun_at: clock.now(),
         max_age: None,
-        replicas: std::num::NonZeroU32::MIN,
+        replicas,
+        turn: turn.expect("a turn"),
     };
     let grant = runtime.block_on(provider.redeem(redemption, &clock));
     grant.expect("a grant")

@@ -1,13 +1,21 @@
 //! The command line of Sidegate.
 
+#[path = "main/core_dumps.rs"]
+mod core_dumps;
 #[path = "main/demo.rs"]
 mod demo;
 #[path = "main/explain.rs"]
 mod explain;
 #[path = "main/import.rs"]
 mod import;
+#[path = "main/output.rs"]
+mod output;
+#[path = "main/run.rs"]
+mod run;
 #[path = "main/sessions.rs"]
 mod sessions;
+#[path = "main/signals.rs"]
+mod signals;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,11 +25,12 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use sidegate::clock::Clock;
 use sidegate::config::{Config, Flags, Reusable, Source, Variables};
-use sidegate::instance::{Instance, ReloadCause};
 use sidegate::origin::Grade;
 use sidegate::snippet::{self, Snippet};
 use sidegate::telemetry::{self, chain};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::core_dumps::CoreDumps;
+use self::output::{print_error, print_line};
 
 /// Exit code: the command failed.
 const FAILURE: u8 = 1;
@@ -119,6 +128,14 @@ fn snippet_names() -> impl TypedValueParser<Value = Snippet> {
 }
 
 fn main() -> ExitCode {
+    let code = execute();
+    telemetry::finish();
+    output::exit_code(code)
+}
+
+fn execute() -> ExitCode {
+    // The memory of every command can contain secrets.
+    let core_dumps = CoreDumps::forbid();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -135,7 +152,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(settings) => run(&settings),
+        Command::Run(settings) => run::run(&settings, core_dumps),
         Command::Check(arguments) => check(&arguments),
         Command::Explain(arguments) => explain::run(arguments),
         Command::Snippet { snippet, settings } => print_snippet(snippet, &settings),
@@ -255,96 +272,6 @@ fn check_online(config: &Config, clock: &Clock) -> Result<(), ExitCode> {
     }
 }
 
-fn run(settings: &Settings) -> ExitCode {
-    let clock = Clock::system();
-    let source = settings.source();
-    let config = match load(&source, &clock) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    if let Err(error) = telemetry::start(&config.log) {
-        return fail(&chain(&error));
-    }
-    until_signal(|| Instance::start(config, &clock).map_err(|error| chain(&error)))
-}
-
-/// Starts an instance, serves until a signal arrives, and then drains. A second signal stops the
-/// process immediately.
-fn until_signal(start: impl FnOnce() -> Result<Instance, String>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&format!("cannot start: {error}")),
-    };
-    let code = runtime.block_on(async {
-        let listening = (Signals::listen(), signal(SignalKind::hangup()));
-        let (mut signals, mut hangup) = match listening {
-            (Ok(signals), Ok(hangup)) => (signals, hangup),
-            (Err(error), _) | (_, Err(error)) => {
-                return fail(&format!("cannot listen for signals: {error}"));
-            }
-        };
-        let mut instance = match start() {
-            Ok(instance) => instance,
-            Err(error) => return fail(&error),
-        };
-        signals.serve(&mut hangup, &mut instance).await;
-        tokio::select! {
-            drained = instance.drain() => match drained.lost {
-                0 => ExitCode::SUCCESS,
-                _ => ExitCode::from(FAILURE),
-            },
-            () = signals.next() => fail("stopped at once by a second signal"),
-        }
-    });
-    // The end of the process must not wait for a reload that hangs while it reads a file.
-    runtime.shutdown_background();
-    code
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        let terminate = signal(SignalKind::terminate())?;
-        let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Self {
-            terminate,
-            interrupt,
-        })
-    }
-
-    /// Serves until SIGTERM or SIGINT. SIGHUP and replaced files start a reload.
-    async fn serve(&mut self, hangup: &mut Signal, instance: &mut Instance) {
-        loop {
-            let cause = tokio::select! {
-                () = self.next() => return,
-                _ = hangup.recv() => ReloadCause::Signal,
-                cause = instance.reload_due() => cause,
-            };
-            tokio::select! {
-                // If a reload hangs while it reads a file, the gateway must still be able to stop.
-                () = self.next() => return,
-                // `reload` itself logs the result.
-                _reloaded = instance.reload(cause) => {}
-            }
-        }
-    }
-
-    /// Waits for SIGTERM or SIGINT.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 fn dev_certs(dir: &Path) -> ExitCode {
     match sidegate::tls::development_certificates(dir, &[], Clock::system().now()) {
         Ok(written) => {
@@ -369,14 +296,4 @@ fn fail(text: &str) -> ExitCode {
 fn fail_with(code: u8, text: &str) -> ExitCode {
     print_error(&format!("sidegate: {text}"));
     ExitCode::from(code)
-}
-
-#[expect(clippy::print_stdout, reason = "a command writes to its terminal")]
-fn print_line(text: &str) {
-    println!("{text}");
-}
-
-#[expect(clippy::print_stderr, reason = "a command writes to its terminal")]
-fn print_error(text: &str) {
-    eprintln!("{text}");
 }

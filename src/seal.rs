@@ -202,11 +202,6 @@ impl KeyRing {
         Ok(sealed)
     }
 
-    /// Returns true if both rings have the same keys in the same order.
-    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
-        self.names().eq(other.names())
-    }
-
     /// Returns true if this ring has every key of `other`. A ring with every key of `other` can
     /// decrypt all data that `other` has encrypted.
     pub(crate) fn contains_keys_of(&self, other: &Self) -> bool {

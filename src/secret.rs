@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -92,6 +93,115 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Secret<String>> {
     } else {
         Err(ErrorKind::FileTooLarge.into())
     }
+}
+
+/// The kind of content of a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Content {
+    /// A secret or a private key.
+    Secret,
+    /// Settings, certificates or public keys.
+    Public,
+}
+
+/// What other users of the machine can do with a file or a folder, although they should not. The text
+/// form states the mode of the file and the command that corrects the mode.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Exposure {
+    path: PathBuf,
+    mode: u32,
+    who_can: &'static str,
+    correction: &'static str,
+}
+
+impl fmt::Display for Exposure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            path,
+            mode,
+            who_can,
+            correction,
+        } = self;
+        let path = path.display();
+        write!(
+            f,
+            "{path} has the mode {mode:04o}, so {who_can}; run `chmod {correction} {path}`"
+        )
+    }
+}
+
+/// The bits of a mode (`chmod(1)`).
+const MODE: u32 = 0o7777;
+const STICKY: u32 = 0o1000;
+const GROUP_WRITES: u32 = 0o020;
+const OTHERS_READ: u32 = 0o004;
+const OTHERS_WRITE: u32 = 0o002;
+
+/// Returns what other users of the machine can do with a file. The rules are those of OpenSSH and
+/// sudo, with two exceptions:
+///
+/// - The group of a file may read a secret, because services often get a secret through their group.
+/// - A group with the same number as the owner may change a file, because many systems give each user
+///   a group of this kind.
+///
+/// A missing file and a file that a container runtime has mounted have no exposures.
+pub(crate) fn exposures(path: &Path, content: Content) -> Vec<Exposure> {
+    let Ok(about) = std::fs::metadata(path) else {
+        return Vec::new();
+    };
+    if is_mounted_secret(path) {
+        return Vec::new();
+    }
+    let mode = about.mode() & MODE;
+    let reads = content == Content::Secret && mode & OTHERS_READ != 0;
+    let group_writes = mode & GROUP_WRITES != 0 && about.gid() != about.uid();
+    let found = [
+        (
+            mode & OTHERS_WRITE != 0,
+            "every user of this machine can change it",
+            "o-w",
+        ),
+        (reads, "every user of this machine can read it", "o-r"),
+        (group_writes, "its whole group can change it", "g-w"),
+    ];
+    let found = found.into_iter().filter(|(is_so, ..)| *is_so);
+    let exposure = |(_, who_can, correction)| Exposure {
+        path: path.to_owned(),
+        mode,
+        who_can,
+        correction,
+    };
+    found.map(exposure).collect()
+}
+
+/// Returns the exposure of the folder that contains `path`, if every user of the machine can replace
+/// the files in the folder. In a folder with the sticky bit, such as `/tmp`, only the owner of a file
+/// can replace the file.
+pub(crate) fn open_folder(path: &Path) -> Option<Exposure> {
+    let folder = match path.parent()? {
+        folder if folder.as_os_str().is_empty() => Path::new("."),
+        folder => folder,
+    };
+    let mode = std::fs::metadata(folder).ok()?.mode() & MODE;
+    let is_open = mode & OTHERS_WRITE != 0 && mode & STICKY == 0;
+    let exposure = || Exposure {
+        path: folder.to_owned(),
+        mode,
+        who_can: "every user of this machine can replace its files",
+        correction: "o-w",
+    };
+    is_open.then(exposure)
+}
+
+/// Returns true if a container runtime has mounted a file as a secret. Docker and Podman use
+/// `/run/secrets`, and Kubernetes uses links to a folder whose name begins with two dots. These
+/// runtimes often give the file the mode 0444, and show the file only to its container.
+fn is_mounted_secret(path: &Path) -> bool {
+    let is_below = |folder| path.starts_with(folder);
+    let real = path.canonicalize().unwrap_or_default();
+    let folder = real.parent().and_then(Path::file_name);
+    let is_of_kubernetes = folder.is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
+    is_below("/run/secrets") || is_below("/var/run/secrets") || is_of_kubernetes
 }
 
 /// The environment variables of the process. The value of an environment variable can be a secret.

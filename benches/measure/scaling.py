@@ -205,14 +205,14 @@ class Scaling:
         file = stage.write(
             f"{name}.toml",
             f'public_url = "https://{HOST}"\n'
-            f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = {workers}\nconnections = 20000\n{server}'
+            f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = {workers}\nconnections = 12000\n{server}'
             '[log]\nlevel = "error"\naccess = false\n[session]\ncapacity_mib = 16384\n'
             '[providers.main]\nprofile = "oauth2"\nclient_id = "bench"\n'
             f'url = "http://127.0.0.1:{self.token_port}"\n'
             'authorization_endpoint = "/authorize"\ntoken_endpoint = "/token"\n'
             f'client_secret_file = "{stage.folder}/client_secret"\n'
             "token_calls_per_minute = 100000000\nconcurrent_calls = 64\n"
-            f'[upstreams.app]\nurl = "http://127.0.0.1:{self.app}"\nconnections = 20000\n'
+            f'[upstreams.app]\nurl = "http://127.0.0.1:{self.app}"\nconnections = 7000\n'
             f'[[routes]]\nname = "rest"\n{written}',
         )
         cores = machine.PROXY_CORES if workers == 1 else set(range(workers))

@@ -147,13 +147,13 @@ class Stage:
         self.provider = Provider(settings)
         return self.provider
 
-    def settings(self, port, app, extra="", app_keys="connections = 20000\n", access_log=False):
+    def settings(self, port, app, extra="", app_keys="connections = 400\n", access_log=False):
         """Settings of a gateway on `port` in front of `app`: one worker, all checks, and by default no access log, like
         the other proxies."""
         provider = self.provider
         return (
             f"public_url = {json.dumps(provider.public_url)}\n"
-            f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = 1\nconnections = 20000\n{extra}\n'
+            f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = 1\nconnections = 12000\n{extra}\n'
             f"[log]\n{'' if access_log else LOG_OFF}"
             "[session]\ncapacity_mib = 8192\n"
             '[providers.demo]\nprofile = "oidc"\n'

@@ -6,8 +6,7 @@ use super::route::Route;
 use crate::target::FoldedPath;
 
 /// The index finds the few routes that can match a request, even in a table with thousands of
-/// routes. The index compares normalized prefixes. A normalized prefix is percent-decoded, and has
-/// no capital ASCII letters, no path parameters, and no dots or spaces at the end of a segment. A
+/// routes. The index compares the normal forms of prefixes ([`FoldedPath`]). A
 /// route can match a request if the normalized path begins with the route's normalized prefix, and
 /// if the route is for the request's host or for all hosts.
 #[derive(Debug, Default)]
@@ -38,7 +37,7 @@ impl Index {
                 hosts.push("");
             }
             for host in hosts {
-                let key = [host.as_bytes(), whole].concat();
+                let key = [host, whole].concat().into_bytes();
                 index
                     .positions
                     .entry(key.into())
@@ -51,6 +50,11 @@ impl Index {
         index
     }
 
+    /// Whether the first route serves all requests.
+    pub(super) fn is_trivial(&self) -> bool {
+        self.is_trivial
+    }
+
     /// Returns the first position in the table whose route matches the authority and the path. The
     /// argument `matches` is a function that gets a position and checks the route at this position.
     pub(super) fn first(
@@ -58,9 +62,6 @@ impl Index {
         (authority, path): (&str, &str),
         matches: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        if self.is_trivial {
-            return Some(0);
-        }
         let folded = FoldedPath::of(path, self.depth);
         let mut key = Vec::new();
         let mut best: Option<usize> = None;
@@ -76,11 +77,11 @@ impl Index {
             best = found.copied().or(best);
         };
         for prefix in folded.prefixes() {
-            look(prefix);
+            look(prefix.as_bytes());
             if self.by_host {
                 key.clear();
                 key.extend_from_slice(authority.as_bytes());
-                key.extend_from_slice(prefix);
+                key.extend_from_slice(prefix.as_bytes());
                 look(&key);
             }
         }

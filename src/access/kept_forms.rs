@@ -10,8 +10,7 @@ impl Access {
 
     /// Whether the route for this authority and this path keeps forms.
     pub(crate) fn keeps_forms_at(&self, authority: &str, path: &str) -> bool {
-        let position = self.routes.position(authority, path);
-        let route = position.and_then(|position| self.routes.get(position));
+        let route = self.routes.serving(authority, path);
         route.is_some_and(|route| Route::keeps_forms(route))
     }
 }

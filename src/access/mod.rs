@@ -76,6 +76,7 @@ mod route_table;
 mod rule;
 mod rule_text;
 mod signed;
+mod spelled;
 mod static_answer;
 mod stream;
 mod unstored;
@@ -106,8 +107,8 @@ pub(crate) use self::recovery::{Content, Recovery, Replayable, SentRequest, Toke
 pub(crate) use self::refresh::Refresher;
 pub(crate) use self::rewrite::RewriteSettings;
 pub use self::route::Route;
-pub(crate) use self::route_settings::OnRefusal;
 pub use self::route_settings::RouteSettings;
+pub(crate) use self::route_settings::{CacheSetting, OnRefusal};
 use self::route_table::WorkerRoutes;
 pub use self::route_table::{RouteError, RouteTable};
 use self::rule::Verdict;

@@ -10,9 +10,9 @@ use std::task::{Context, Poll};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 
 use super::destination::Destination;
-use super::{Access, OnRefusal, Route, SentRequest};
+use super::{Access, CacheSetting, OnRefusal, Route, SentRequest};
 use crate::fields::cookie::{self as cookies, Others};
-use crate::fields::{UpgradeRequest, View};
+use crate::fields::{SharedCaching, UpgradeRequest, View};
 use crate::identity::Identity;
 use crate::session::{Session, cookie};
 use crate::telemetry::DecisionLabel;
@@ -74,6 +74,18 @@ impl Permit {
     pub(crate) fn owner(&self, address: IpAddr) -> Owner {
         let session = self.session.as_ref();
         Owner::new(session.map(|session| session.key().as_bytes()), address)
+    }
+
+    /// States whether shared caches may store the answer. On a public route, the app gets the
+    /// identity of a signed-in user, so only the answer to a request without a session is the same
+    /// for everybody.
+    pub(crate) fn shared_caching(&self) -> SharedCaching {
+        let is_for_everybody = self.session.is_none() && self.route.is_public();
+        if is_for_everybody || self.route.cache == CacheSetting::Pass {
+            SharedCaching::AsWritten
+        } else {
+            SharedCaching::Forbidden
+        }
     }
 
     /// Returns the data that the gateway needs if the app refuses the token. With this data, the

@@ -63,14 +63,13 @@ pub(super) fn log_operator_must_act(session: &Session, error: &ExchangeError) {
 pub(super) fn log_temporary_failure(session: &Session, error: &ExchangeError) {
     let (provider, reason) = (session.provider(), error.reason());
     let (key, cause) = (session.key().log_prefix(), chain(error));
-    let message = "Session not refreshed yet";
     if error.class().sent == Sent::Nothing {
         tracing::debug!(
             provider,
             session.key = key,
             reason,
             error = cause,
-            "{message}"
+            "Session not refreshed yet"
         );
     } else {
         tracing::warn!(
@@ -78,7 +77,7 @@ pub(super) fn log_temporary_failure(session: &Session, error: &ExchangeError) {
             session.key = key,
             reason,
             error = cause,
-            "{message}"
+            "Session not refreshed yet"
         );
     }
 }

@@ -8,7 +8,7 @@ use super::destination::Destination;
 use super::freshness::Freshness;
 use super::rewrite::{Rewrite, RewriteSettings};
 use super::route_settings::{
-    Enforcement, Fragment, OnRefusal, PostedForm, RouteSettings, SilentSignIn,
+    CacheSetting, Enforcement, Fragment, OnRefusal, PostedForm, RouteSettings, SilentSignIn,
 };
 use super::rule::{Rule, Verdict};
 use super::static_answer::StaticAnswer;
@@ -45,6 +45,7 @@ pub struct Route {
     pub(super) cross_site: CrossSite,
     pub(super) on_refusal: OnRefusal,
     app_sign_out: Option<Box<str>>,
+    pub(super) cache: CacheSetting,
     pub(super) is_stream: bool,
     streams: StreamSettings,
     buffers: BufferSettings,
@@ -119,6 +120,7 @@ impl Route {
             cross_site: settings.cross_site,
             on_refusal: settings.on_upstream_401,
             app_sign_out: settings.app_sign_out,
+            cache: settings.cache,
             is_stream: settings.stream,
             streams: settings.streams,
             buffers: settings.buffers,
@@ -300,6 +302,11 @@ impl Route {
         self.on_refusal
     }
 
+    /// Whether shared caches may store the app's answers to users.
+    pub(crate) fn cache(&self) -> CacheSetting {
+        self.cache
+    }
+
     /// The path of the app's own sign-out.
     pub(crate) fn app_sign_out(&self) -> Option<&str> {
         self.app_sign_out.as_deref()
@@ -315,7 +322,7 @@ impl Route {
     /// Returns true if the route serves requests with this authority and this path. A route that
     /// gives access to everybody matches only paths with the exact spelling of its prefix. A route
     /// that keeps users away from its paths also matches other spellings of its prefix, because the
-    /// app may treat upper and lower case as equal.
+    /// app may read these spellings as the same path.
     pub(super) fn matches(&self, authority: &str, path: &str) -> bool {
         self.is_for_host(authority)
             && match self.effect {
@@ -346,12 +353,9 @@ impl Route {
     }
 
     /// Returns true if a request can match both routes: both routes serve the same host, and their
-    /// prefixes differ at most in case.
+    /// prefixes are spellings of one prefix.
     pub(super) fn shadows(&self, other: &Self) -> bool {
-        let prefix = self
-            .prefix
-            .as_str()
-            .eq_ignore_ascii_case(other.prefix.as_str());
+        let prefix = self.prefix.is_spelling_of(&other.prefix);
         let both_any = self.hosts.is_empty() && other.hosts.is_empty();
         prefix && (both_any || self.hosts.iter().any(|host| other.hosts.contains(host)))
     }

@@ -76,6 +76,9 @@ pub struct RouteSettings {
     /// session of the gateway ends, too.
     #[serde(default)]
     pub(crate) app_sign_out: Option<Box<str>>,
+    /// Whether shared caches may store the app's answers to users.
+    #[serde(default)]
+    pub(super) cache: CacheSetting,
     /// Whether the answers of the route are streams. The client of a stream may send nothing for
     /// any length of time.
     #[serde(default)]
@@ -125,6 +128,17 @@ pub(crate) enum OnRefusal {
     RefreshAndRetry,
     /// The gateway ends the session, and the user signs in again.
     Relogin,
+}
+
+/// Whether shared caches may store an app's answers to users.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CacheSetting {
+    /// The `Cache-Control` of the app decides.
+    Pass,
+    /// No shared cache may store an answer that can belong to one user.
+    #[default]
+    Private,
 }
 
 /// What a login does with the fragment of the requested address: the part after `#`.
@@ -251,6 +265,7 @@ impl Default for RouteSettings {
             cross_site: CrossSite::default(),
             on_upstream_401: OnRefusal::Pass,
             app_sign_out: None,
+            cache: CacheSetting::Private,
             stream: false,
             streams: StreamSettings::default(),
             buffers: BufferSettings::default(),

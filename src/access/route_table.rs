@@ -176,10 +176,15 @@ impl WorkerRoutes {
         if !target.forms().is_empty() {
             return self.find_unusual(target);
         }
-        self.get(self.position(target.authority(), target.path())?)
+        self.serving(target.authority(), target.path())
     }
 
-    /// Finds the position of the route for requests with this authority and this usual path.
+    /// Whether the first route serves all requests.
+    pub(super) fn is_trivial(&self) -> bool {
+        self.index.is_trivial()
+    }
+
+    /// Finds the position of the first route that matches this authority and this usual path.
     pub(super) fn position(&self, authority: &str, path: &str) -> Option<usize> {
         let at = |position| self.get(position);
         let matches = |position| at(position).is_some_and(|route| route.matches(authority, path));

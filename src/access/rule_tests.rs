@@ -124,11 +124,95 @@ fn a_star_in_email_domains_stands_for_verified_addresses_only() {
     assert_eq!(check(below, "a@x.company.com", false), Verdict::Refused);
 }
 
+/// A `*` compares no part of the address, so only the check of the shape refuses an address.
+#[test]
+fn an_address_that_programs_read_in_different_ways_names_nobody() {
+    let every = rule("access = { any_of = { email_domains = ['*'] } }");
+    for address in ["a@x.example", "a.b+c@x.example", "a@localhost", "!#$%&'*@x"] {
+        let user = with_email(address, true);
+        assert_eq!(every.check(&user), Verdict::Allowed, "{address}");
+    }
+    for address in [
+        "a",
+        "a@",
+        "@x.example",
+        "@",
+        "a@b@x.example",
+        "a@@x.example",
+        "a@.x.example",
+        "a@x..example",
+        "a@x.example.",
+        "a@.",
+        "a b@x.example",
+        "a@x example",
+        "a@x,example",
+        "a,b@x.example",
+        "a;b@x.example",
+        "a<b>@x.example",
+        "a(b)@x.example",
+        "a:b@x.example",
+        "\"a\"@x.example",
+        "a\\b@x.example",
+        "a@[x.example]",
+        "\u{e9}@x.example",
+        "a@\u{e9}.example",
+        "a@x.example\u{a0}",
+    ] {
+        let user = with_email(address, true);
+        assert_eq!(every.check(&user), Verdict::Refused, "{address}");
+        assert_eq!(email_domain(address), None, "{address}");
+    }
+}
+
+#[test]
+fn a_listed_address_admits_nobody_else() {
+    let listed = rule("access = { any_of = { emails = ['a@x.example', 'B@x.example'] } }");
+    for (address, verdict) in [
+        ("a@x.example", Verdict::Allowed),
+        ("b@X.example", Verdict::Allowed),
+        ("c@x.example", Verdict::Refused),
+        ("a@y.example", Verdict::Refused),
+        ("a@x.example.", Verdict::Refused),
+        ("a@x.example@y.example", Verdict::Refused),
+        ("", Verdict::Refused),
+    ] {
+        assert_eq!(
+            listed.check(&with_email(address, true)),
+            verdict,
+            "{address}"
+        );
+        let unverified = with_email(address, false);
+        assert_eq!(listed.check(&unverified), Verdict::Refused, "{address}");
+    }
+}
+
 #[test]
 fn subjects_are_compared_exactly() {
-    let one = rule("access = { any_of = { subjects = ['1'] } }");
-    assert_eq!(one.check(&with_email("a@b.c", false)), Verdict::Allowed);
-    assert_eq!(one.check(&Identity::nameless("op")), Verdict::Refused);
+    let listed = rule("access = { any_of = { subjects = ['1', 'Bob'] } }");
+    let user = |subject: &str| Identity {
+        subject: Claim::new(subject),
+        ..Identity::nameless("op")
+    };
+    for (subject, verdict) in [
+        ("1", Verdict::Allowed),
+        ("Bob", Verdict::Allowed),
+        ("2", Verdict::Refused),
+        ("11", Verdict::Refused),
+        ("bob", Verdict::Refused),
+        ("BOB", Verdict::Refused),
+        ("1 ", Verdict::Refused),
+    ] {
+        assert_eq!(listed.check(&user(subject)), verdict, "{subject}");
+    }
+    assert_eq!(listed.check(&with_email("a@b.c", false)), Verdict::Allowed);
+    assert_eq!(listed.check(&Identity::nameless("op")), Verdict::Refused);
+    // A subject is neither an email address nor a group.
+    let named = Identity {
+        email: with_email("1", true).email,
+        subject: Claim::new("2"),
+        ..Identity::nameless("op").with_groups([Claim::new("1").unwrap()])
+    };
+    assert_eq!(listed.check(&named), Verdict::Refused);
 }
 
 #[test]

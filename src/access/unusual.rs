@@ -29,7 +29,8 @@ impl Access {
     /// allow the forms of the target.
     pub(crate) fn routes_of(&self, target: &Target, reading: &Reading) -> Vec<&Route> {
         let mut positions = Vec::new();
-        let belongs = self.routes.add_routes(target, reading, &mut positions);
+        let authority = target.authority();
+        let belongs = self.routes.add_routes(authority, reading, &mut positions);
         let routes = positions
             .iter()
             .filter_map(|position| self.routes.get(*position));
@@ -49,7 +50,7 @@ impl WorkerRoutes {
     fn decisive(&self, target: &Target, readings: &[Reading]) -> Option<&Rc<Route>> {
         let mut positions = Vec::new();
         for reading in readings {
-            self.add_routes(target, reading, &mut positions)?;
+            self.add_routes(target.authority(), reading, &mut positions)?;
         }
         positions.sort_unstable();
         positions.dedup();
@@ -70,29 +71,31 @@ impl WorkerRoutes {
         Some(only)
     }
 
-    /// Adds the position of each route to which the reading may belong. An octet whose character
-    /// depends on the app can belong to several prefixes. Returns `None` if the reading may belong
-    /// to no route.
-    fn add_routes(
+    /// Adds the position of each route to which the reading may belong: the routes whose prefix
+    /// covers the reading, up to the route whose prefix the reading begins with. Returns `None` if
+    /// the reading certainly belongs to none of these routes.
+    pub(super) fn add_routes(
         &self,
-        target: &Target,
+        authority: &str,
         reading: &Reading,
         positions: &mut Vec<usize>,
     ) -> Option<()> {
-        if !reading.has_unknown() {
-            positions.push(self.position(target.authority(), reading.path())?);
-            return Some(());
-        }
+        let path = reading.path();
+        let mut belongs = None;
         for (position, route) in self.iter().enumerate() {
-            let is_certain = route.matches(target.authority(), reading.path());
-            if is_certain || route.may_match(target.authority(), reading) {
+            let is_certain = route.matches(authority, path);
+            if is_certain || route.may_match(authority, reading) {
                 positions.push(position);
             }
             if is_certain {
-                return Some(());
+                belongs = Some(());
+            }
+            // An app that reads the path exactly knows no longer prefix for the path.
+            if route.is_written(authority, path) {
+                break;
             }
         }
-        None
+        belongs
     }
 }
 
@@ -126,7 +129,7 @@ impl Route {
 
     /// Returns true if every request that this route permits would also be permitted by `other`,
     /// and if both routes have the same app and the same credentials for this app.
-    fn is_within(&self, other: &Self) -> bool {
+    pub(super) fn is_within(&self, other: &Self) -> bool {
         let providers = |name| other.providers().any(|accepted| accepted == name);
         self.has_app_of(other)
             && self.rule.is_as_strict_as(&other.rule)

@@ -16,6 +16,8 @@ use http_body_util::Full;
 use crate::server::{Connection, Handler, Readiness, RequestBody};
 use crate::telemetry::Metrics;
 
+const TEXT: &str = "text/plain; charset=utf-8";
+
 /// The handler of the operations listener.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
@@ -30,7 +32,6 @@ impl Admin {
     }
 
     fn respond(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        const TEXT: &str = "text/plain; charset=utf-8";
         if !matches!(*method, Method::GET | Method::HEAD) {
             return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n");
         }
@@ -40,7 +41,13 @@ impl Admin {
             }
             "/healthz" => answer(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" if self.readiness.is_ready() => answer(StatusCode::OK, TEXT, "ready\n"),
-            "/readyz" => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
+            "/readyz" => {
+                let text = match self.readiness.stalled_workers() {
+                    0 => "not ready\n".to_owned(),
+                    stalled => format!("not ready: workers that stand still: {stalled}\n"),
+                };
+                answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
+            }
             "/metrics" => {
                 const OPEN_METRICS: &str =
                     "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -64,6 +71,11 @@ impl Handler for Admin {
     async fn handle(&self, (): &(), head: Parts, _body: RequestBody) -> Response<Full<Bytes>> {
         self.respond(&head.method, head.uri.path())
     }
+
+    fn refuse_head(&self, (): &(), _head: Parts, _body: RequestBody) -> Response<Full<Bytes>> {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        answer(status, TEXT, "the head of the request is too large\n")
+    }
 }
 
 fn answer(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -81,6 +93,8 @@ fn answer(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Res
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     fn admin() -> (Admin, Readiness) {
@@ -98,6 +112,21 @@ mod tests {
         assert_eq!((status("/healthz"), status("/readyz")), (200, 200));
         readiness.mark_draining();
         assert_eq!((status("/healthz"), status("/readyz")), (200, 503));
+    }
+
+    #[tokio::test]
+    async fn the_answer_states_how_many_workers_stand_still() {
+        let (admin, readiness) = admin();
+        readiness.mark_ready();
+        readiness.set_stalled_workers(2);
+        let response = admin.respond(&Method::GET, "/readyz");
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "not ready: workers that stand still: 2\n");
+        assert_eq!(
+            admin.respond(&Method::GET, "/healthz").status(),
+            StatusCode::OK
+        );
     }
 
     #[test]

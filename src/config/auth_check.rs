@@ -2,9 +2,11 @@
 
 use serde::Deserialize;
 
-use super::listening::Network;
+use super::listening::Networks;
 use super::section::Reader;
-use crate::access::{BufferSettings, OnRefusal, RewriteSettings, RouteTable, StreamSettings};
+use crate::access::{
+    BufferSettings, CacheSetting, OnRefusal, RewriteSettings, RouteTable, StreamSettings,
+};
 use crate::fields::forwarded::TrustedPeers;
 use crate::gateway::{AskingProxies, ProxyKind};
 use crate::target::Prefix;
@@ -18,7 +20,7 @@ pub(super) struct AuthCheckSection {
     proxies: Vec<AskingProxy>,
     /// The networks of the proxies that are configured for oauth2-proxy.
     #[serde(default)]
-    oauth2_proxy: Vec<Network>,
+    oauth2_proxy: Networks,
 }
 
 /// The default of `auth_check.path`.
@@ -29,21 +31,9 @@ const DEFAULT_PATH: &str = "/_sidegate/auth";
 #[serde(deny_unknown_fields)]
 pub(super) struct AskingProxy {
     /// The networks of the proxies.
-    networks: Vec<Network>,
+    networks: Networks,
     /// The kind of the proxies.
     kind: ProxyKind,
-}
-
-impl AskingProxy {
-    /// Returns true if at least one address belongs to networks of both entries.
-    fn overlaps(&self, other: &Self) -> bool {
-        self.networks.iter().any(|network| {
-            let mut others = other.networks.iter();
-            others.any(|other| {
-                network.0.contains(&other.0.network()) || other.0.contains(&network.0.network())
-            })
-        })
-    }
 }
 
 /// Reads the section `auth_check`: the proxies of each kind, and the proxies that are configured for
@@ -64,7 +54,7 @@ pub(super) fn asking_proxies(
             reader.note(&key, reason);
         }
         let mut before = section.proxies.iter().take(index);
-        if before.any(|other| other.kind != proxy.kind && other.overlaps(proxy)) {
+        if before.any(|other| other.kind != proxy.kind && other.networks.overlap(&proxy.networks)) {
             let reason = "overlaps the networks of an earlier entry with another kind, so the kind \
                           of some proxies would be ambiguous";
             reader.note(&key, reason);
@@ -74,17 +64,14 @@ pub(super) fn asking_proxies(
         let reason = "has no effect, because no proxy may ask; add [[auth_check.proxies]]";
         reader.note("auth_check.path", reason);
     }
-    let proxies = section.proxies.iter().map(|proxy| {
-        let networks = proxy.networks.iter().map(|network| network.0);
-        (TrustedPeers::new(networks), proxy.kind)
-    });
-    let oauth2_proxies = section.oauth2_proxy.iter().map(|network| network.0);
+    let proxies = section.proxies.iter();
+    let proxies = proxies.map(|proxy| (proxy.networks.peers(), proxy.kind));
     let proxies = AskingProxies::new(path, proxies.collect());
     if let Some(routes) = routes {
         let may_ask = proxies.may_ask() || !section.oauth2_proxy.is_empty();
         check_routes(routes, may_ask, reader);
     }
-    Some((proxies, TrustedPeers::new(oauth2_proxies)))
+    Some((proxies, section.oauth2_proxy.peers()))
 }
 
 /// Refuses a route without an app that can never have an effect, and the settings that have no
@@ -108,6 +95,7 @@ fn check_routes(routes: &RouteTable, may_ask: bool, reader: &mut Reader<'_>) {
             ),
             ("on_upstream_401", route.on_refusal() != OnRefusal::Pass),
             ("app_sign_out", route.app_sign_out().is_some()),
+            ("cache", route.cache() != CacheSetting::default()),
             ("stream", route.is_stream()),
             ("buffers", route.buffers() != BufferSettings::default()),
             ("streams.idle_secs", streams.idle != default.idle),

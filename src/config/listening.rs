@@ -1,16 +1,17 @@
 //! The section `server`: listening address, TLS, deadlines and limits.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 use super::section::Reader;
 use crate::clock::Clock;
-use crate::fields::forwarded::TrustedPeers;
+use crate::fields::ClientNetworks;
+use crate::fields::forwarded::{TrustedPeers, parse_network};
 use crate::server::{self, Deadlines, Limits, ProxyNetworks};
 use crate::target::Prefix;
 use crate::telemetry::chain;
@@ -24,10 +25,13 @@ pub(super) struct ServerSection {
     key_file: Option<PathBuf>,
     pub(super) ping_path: Option<Prefix>,
     pub(super) ready_path: Option<Prefix>,
-    pub(super) trusted_proxies: Vec<Network>,
-    proxy_protocol: Vec<Network>,
+    pub(super) trusted_proxies: Networks,
+    proxy_protocol: Networks,
     workers: Bounded<0, 1024>,
     connections: Bounded<1, 1_000_000>,
+    connections_per_client: Option<Bounded<1, 1_000_000>>,
+    client_ipv4_bits: Bounded<1, 32>,
+    client_ipv6_bits: Bounded<1, 128>,
     head_kib: Bounded<4, 1024>,
     fields: Bounded<10, 1000>,
     title_case_fields: bool,
@@ -44,7 +48,26 @@ pub(super) struct ServerSection {
     head_secs: Seconds,
     idle_secs: Seconds,
     write_secs: Seconds,
+    half_closed_secs: Bounded<0, { 7 * 24 * 3600 }>,
     drain_secs: Seconds,
+    core_dumps: bool,
+}
+
+/// Whether the process may leave a core dump, which contains tokens and secrets.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CoreDumps {
+    /// The operator looks for the cause of a crash.
+    Allowed,
+    /// The default.
+    Forbidden,
+}
+
+impl CoreDumps {
+    pub(super) fn warning(self) -> Option<String> {
+        let text = "server.core_dumps: core dumps are allowed, and a core dump contains tokens of \
+                    users and the secrets of the gateway";
+        (self == Self::Allowed).then(|| text.to_owned())
+    }
 }
 
 /// An IP address with a port. A host name is refused, because a host name can have several
@@ -111,21 +134,87 @@ impl<const MIN: u64, const MAX: u64> Bounded<MIN, MAX> {
     }
 }
 
-/// An IP network of trusted proxies. A single address is a network that contains only this address.
+/// An entry of [`Networks`].
 #[derive(Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Network(pub(super) IpNet);
+enum Network {
+    /// The word [`EVERYBODY`].
+    Everybody,
+    /// A network. A single address is a network that contains only this address.
+    Listed(IpNet),
+}
+
+/// The word for all networks. The word shows that the operator means this.
+const EVERYBODY: &str = "everybody";
 
 impl TryFrom<String> for Network {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let network = text
-            .parse()
-            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        network.map(Self).map_err(|_invalid| {
-            format!("`{text}` is not an IP address or a network such as 10.0.0.0/8")
+        if text == EVERYBODY {
+            return Ok(Self::Everybody);
+        }
+        parse_network(&text)
+            .map(Self::Listed)
+            .ok_or_else(|| format!("`{text}` is not an IP address or a network such as 10.0.0.0/8"))
+    }
+}
+
+/// The networks of trusted proxies. A list that contains almost every address is refused, unless the
+/// list is the word [`EVERYBODY`].
+#[derive(Clone, Default, Deserialize)]
+#[serde(try_from = "Vec<Network>")]
+pub(super) struct Networks(Vec<IpNet>);
+
+impl TryFrom<Vec<Network>> for Networks {
+    type Error = String;
+
+    fn try_from(list: Vec<Network>) -> Result<Self, String> {
+        if let [Network::Everybody] = *list {
+            return Ok(Self(vec![
+                Ipv4Net::default().into(),
+                Ipv6Net::default().into(),
+            ]));
+        }
+        let listed = list.into_iter().map(|network| match network {
+            Network::Everybody => None,
+            Network::Listed(network) => Some(network),
+        });
+        let Some(networks) = listed.collect::<Option<Vec<IpNet>>>() else {
+            return Err(format!(
+                "`{EVERYBODY}` already contains the other networks; write [\"{EVERYBODY}\"]"
+            ));
+        };
+        match TrustedPeers::new(networks.iter().copied()).widest() {
+            Some(wide) => Err(format!(
+                "contains all addresses of `{wide}`, so any client could connect as a trusted proxy; \
+                 list only the networks of your proxies, or write [\"{EVERYBODY}\"] if nobody else \
+                 can connect"
+            )),
+            None => Ok(Self(networks)),
+        }
+    }
+}
+
+impl Networks {
+    /// Returns true if the list is empty.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns true if at least one address belongs to networks of both lists.
+    pub(super) fn overlap(&self, others: &Self) -> bool {
+        self.0.iter().any(|network| {
+            let mut others = others.0.iter();
+            others.any(|other| {
+                network.contains(&other.network()) || other.contains(&network.network())
+            })
         })
+    }
+
+    /// Returns the networks as peers.
+    pub(super) fn peers(&self) -> TrustedPeers {
+        TrustedPeers::new(self.0.iter().copied())
     }
 }
 
@@ -189,15 +278,22 @@ pub(super) fn check_transport(server: &ServerSection, reader: &mut Reader<'_>) {
 }
 
 impl ServerSection {
+    pub(super) fn core_dumps(&self) -> CoreDumps {
+        if self.core_dumps {
+            CoreDumps::Allowed
+        } else {
+            CoreDumps::Forbidden
+        }
+    }
+
     /// The proxies whose forwarding fields are trusted.
     pub(super) fn trusted_peers(&self) -> TrustedPeers {
-        TrustedPeers::new(self.trusted_proxies.iter().map(|network| network.0))
+        self.trusted_proxies.peers()
     }
 
     /// The networks whose connections begin with a PROXY header.
     pub(super) fn proxy_networks(&self) -> ProxyNetworks {
-        let networks = self.proxy_protocol.iter().map(|network| network.0);
-        ProxyNetworks::new(TrustedPeers::new(networks))
+        ProxyNetworks::new(self.proxy_protocol.peers())
     }
 
     /// The maximum size of a request's body in bytes. The setting `body_mib = 0` means no limit.
@@ -242,6 +338,7 @@ impl ServerSection {
                 head: self.head_secs.duration(),
                 idle: self.idle_secs.duration(),
                 write: self.write_secs.duration(),
+                half_closed: self.half_closed_secs.duration(),
                 answer_window: self.answer_window_secs.duration(),
                 body_window: self.body_window_secs.duration(),
                 drain: self.drain_secs.duration(),
@@ -250,11 +347,34 @@ impl ServerSection {
                 head_bytes: self.head_kib.count().saturating_mul(1024),
                 fields: self.fields.count(),
                 connections: self.connections.count(),
+                connections_per_client: self.connections_per_client.map(Bounded::count),
+                client_networks: self.client_networks(),
                 body_rate: self.body_rate,
                 answer_rate: self.answer_rate,
                 ..Limits::default()
             },
             title_case_fields: self.title_case_fields,
+        }
+    }
+
+    fn client_networks(&self) -> ClientNetworks {
+        // The largest values are 32 and 128, so the conversions never fail.
+        let bits = |count: usize| u32::try_from(count).unwrap_or_default();
+        ClientNetworks {
+            ipv4: bits(self.client_ipv4_bits.count()),
+            ipv6: bits(self.client_ipv6_bits.count()),
+        }
+    }
+
+    /// Refuses a limit for each client that is larger than the limit for all clients, because the
+    /// limit for each client then has no effect.
+    pub(super) fn check_connections(&self, reader: &mut Reader<'_>) {
+        let all = self.connections.count();
+        let limit = self.connections_per_client.map(Bounded::count);
+        if let Some(limit) = limit.filter(|limit| *limit > all) {
+            let problem =
+                format!("{limit} is larger than connections ({all}), so it has no effect");
+            reader.note("server.connections_per_client", problem);
         }
     }
 

@@ -12,6 +12,7 @@ mod auth_check;
 mod buffering;
 mod changes;
 mod deadlines;
+mod descriptors;
 mod habits;
 mod kept_forms;
 mod keys;
@@ -21,6 +22,7 @@ mod login_host;
 mod login_section;
 mod names;
 mod online;
+mod open_files;
 mod probes;
 mod problem;
 mod providers;
@@ -54,6 +56,7 @@ use self::kept_forms::check_kept_forms;
 use self::keys::keys;
 pub(crate) use self::keys::{Digest, KeyFile, content_digest};
 pub use self::layers::{FileContent, Flags, Source, Variables};
+pub use self::listening::CoreDumps;
 use self::listening::{ListenAddress, ServerSection, acceptor, check_transport};
 use self::login_section::{LoginSection, login_settings};
 use self::names::check_names;
@@ -81,7 +84,7 @@ use crate::login::{self, PublicUrls};
 use crate::provider::Providers;
 use crate::seal::KeyRing;
 use crate::secret::Environment;
-use crate::server::ProxyNetworks;
+use crate::server::{ProxyNetworks, descriptor_limit};
 use crate::telemetry;
 use crate::tls::Acceptor;
 use crate::upstream::AssertionNames;
@@ -103,6 +106,8 @@ pub struct Config {
     pub(crate) server: server::Settings,
     /// The number of threads that serve requests.
     pub(crate) workers: NonZeroUsize,
+    /// Whether the process may leave a core dump.
+    pub core_dumps: CoreDumps,
     /// The address of the operations listener, or `None` without an operations listener.
     pub(crate) operations: Option<SocketAddr>,
     /// The path of the admin socket, or `None` without an admin socket.
@@ -190,7 +195,7 @@ impl Config {
         check_names(&settings, &mut reader);
         let config = build((source, &settings), reusable, &mut reader, clock);
         match config {
-            Some(config) if reader.problems.is_empty() => Ok(config),
+            Some(config) if reader.problems.is_empty() => Ok(config.fitted(descriptor_limit())),
             _ => Err(Problems(reader.problems)),
         }
     }
@@ -280,12 +285,11 @@ fn build(
     let (login, keys, server, routes) = (login?, keys?, server?, routes?);
     let (names, log, operations, asking) = (names?, log?, operations?, asking_proxies?);
     let session = with_limits(session?, (providers.limits, &routes, &asking.1), reader);
-    let warnings = warnings(settings, (&routes, &server), (&asking.0, &login));
-    let fields = app_fields::names(&routes, &upstreams, &names);
+    let warnings = warnings((&source, settings), (&routes, &server, &login), &asking.0);
     let site = SiteConfig {
         gateway: gateway_settings(
             (public_urls?, asking.0, asking.1),
-            (fields, signing),
+            (app_fields::names(&routes, &upstreams, &names), signing),
             (&server, spill, probes),
             &log,
         ),
@@ -302,6 +306,7 @@ fn build(
         proxies: server.proxy_networks(),
         server: server.connections(),
         workers: server.workers(),
+        core_dumps: server.core_dumps(),
         operations: operations.listen.map(|address| address.0),
         admin_socket: operations.admin_socket_file,
         restart_only: RestartOnly::of(settings),
@@ -368,6 +373,7 @@ fn tls(
     let acceptor = acceptor(server, reader, clock);
     check_transport(server, reader);
     server.check_windows(reader);
+    server.check_connections(reader);
     check_admin_socket(operations, reader);
     let operations = operations.and_then(|section| section.listen);
     if operations.is_some_and(|operations| overlap(operations.0, server.listen.0)) {
@@ -430,9 +436,9 @@ fn entries(settings: &Figment, reader: &mut Reader<'_>, key: &str, required: Opt
 
 /// Returns the warnings about settings that are valid, but that are mistakes in most cases.
 fn warnings(
-    settings: &Figment,
-    (routes, server): (&RouteTable, &ServerSection),
-    (asking_proxies, login): (&AskingProxies, &login::Settings),
+    (source, settings): (&Source, &Figment),
+    (routes, server, login): (&RouteTable, &ServerSection, &login::Settings),
+    asking_proxies: &AskingProxies,
 ) -> Vec<String> {
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(routes));
@@ -440,6 +446,12 @@ fn warnings(
     warnings.extend(auth_check::warning(asking_proxies, login.own.prefix()));
     let trusted = server.trusted_peers();
     warnings.extend(auth_check::untrusted(asking_proxies, &trusted));
+    warnings.extend(server.core_dumps().warning());
+    warnings.extend(open_files::warnings(
+        &source.path,
+        settings,
+        &source.environment(),
+    ));
     warnings
 }
 

@@ -2,7 +2,7 @@
 
 use super::section::Reader;
 use crate::access::{
-    BufferSettings, OnRefusal, RewriteSettings, Route, RouteTable, StreamSettings,
+    BufferSettings, CacheSetting, OnRefusal, RewriteSettings, Route, RouteTable, StreamSettings,
 };
 
 /// Refuses settings that have no effect on a route without an app.
@@ -22,6 +22,7 @@ fn check_answer(route: &Route, reader: &mut Reader<'_>) {
         ("cross_site", route.permits_other_sites()),
         ("on_upstream_401", route.on_refusal() != OnRefusal::Pass),
         ("app_sign_out", route.app_sign_out().is_some()),
+        ("cache", route.cache() != CacheSetting::default()),
         ("stream", route.is_stream()),
         ("streams", *route.streams() != StreamSettings::default()),
         ("buffers", route.buffers() != BufferSettings::default()),

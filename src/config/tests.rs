@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use figment::providers::{Format as _, Toml};
 use figment::value::Dict;
@@ -24,9 +25,16 @@ impl TestSettings {
         written
     }
 
+    /// Writes a file that only its owner can read.
     pub(super) fn file(&self, name: &str, text: &str) {
-        let mut file = std::fs::File::create(self.folder.path().join(name)).unwrap();
-        file.write_all(text.as_bytes()).unwrap();
+        let path = self.folder.path().join(name);
+        let mut options = std::fs::OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        options
+            .open(path)
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
     }
 
     pub(super) fn load(&self) -> Result<Config, Problems> {

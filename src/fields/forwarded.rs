@@ -15,6 +15,15 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// The fields that a proxy adds to the requests of its clients.
+const PROXY_FIELDS: [HeaderName; 5] = [
+    HeaderName::from_static("forwarded"),
+    HeaderName::from_static("via"),
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    HeaderName::from_static("x-real-ip"),
+];
+
 /// The networks of the proxies whose forwarding fields are trusted. By default no network is
 /// trusted.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -25,6 +34,18 @@ impl TrustedPeers {
     /// the IPv4 network.
     pub(crate) fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         Self(networks.into_iter().map(ipv4_network).collect())
+    }
+
+    /// Returns a network that is inside these networks and is wider than every private network
+    /// (`10.0.0.0/8` and `fc00::/7`), if there is one. Such a network contains many clients that
+    /// nobody knows.
+    pub(crate) fn widest(&self) -> Option<IpNet> {
+        let is_wide = |network: &IpNet| match network {
+            IpNet::V4(network) => network.prefix_len() < 8,
+            IpNet::V6(network) => network.prefix_len() < 7,
+        };
+        // Two halves of a network are the whole network.
+        IpNet::aggregate(&self.0).into_iter().find(is_wide)
     }
 
     /// Returns true if no network is trusted.
@@ -44,6 +65,12 @@ impl TrustedPeers {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
+}
+
+/// Parses a network, or an address, which stands for the network that contains only this address.
+pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_not_a_network| address()).ok()
 }
 
 /// Returns the IPv4 network that a network of IPv4-mapped IPv6 addresses represents. Returns other
@@ -161,15 +188,7 @@ impl Client {
         if !trusted.contains(peer.address) {
             return client;
         }
-        if let Some(written) = headers.get_all(&X_FORWARDED_PROTO).iter().next_back() {
-            let last = written
-                .as_bytes()
-                .rsplit(|byte| *byte == b',')
-                .next()
-                .unwrap_or_default();
-            let stated = Scheme::parse(last.trim_ascii());
-            client.other_scheme = stated.is_some_and(|stated| stated != scheme);
-        }
+        client.other_scheme = stated_scheme(headers).is_some_and(|stated| stated != scheme);
         if let Some(known) = forwarded_chain(headers, trusted) {
             client.address = known.first().copied().unwrap_or(peer.address);
             let addresses = known.iter().chain([&peer.address]).map(IpAddr::to_string);
@@ -200,6 +219,22 @@ impl Client {
         headers.insert(X_FORWARDED_PROTO, self.scheme.value());
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
+}
+
+/// Returns true if the fields of a request show that a proxy has passed on the request of a client
+/// that may use TLS. Every client can send such fields, so nothing is trusted because of them.
+pub(crate) fn may_come_from_tls_proxy(headers: &HeaderMap) -> bool {
+    match stated_scheme(headers) {
+        Some(stated) => stated == Scheme::Https,
+        None => PROXY_FIELDS.iter().any(|name| headers.contains_key(name)),
+    }
+}
+
+/// Returns the scheme that the nearest proxy states in `X-Forwarded-Proto`.
+fn stated_scheme(headers: &HeaderMap) -> Option<Scheme> {
+    let written = headers.get_all(&X_FORWARDED_PROTO).iter().next_back()?;
+    let last = written.as_bytes().rsplit(|byte| *byte == b',').next()?;
+    Scheme::parse(last.trim_ascii())
 }
 
 /// Returns the addresses in `X-Forwarded-For`, from the address of the client to the address of the

@@ -19,9 +19,12 @@
 //!    spelling of a name lets a client keep a forged field or remove a field of the gateway.
 //!
 //! Code that decides about a request reads fields through [`View`], which is implemented by a map
-//! and by the buffer of a parser. [`outbound`] removes fields from responses. The module implements
+//! and by the buffer of a parser. [`outbound`] removes fields from responses,
+//! and keeps answers to one user out of shared caches. The module implements
 //! parts of RFC 9110 sections 5 to 10. The module does not know sessions, routes or upstreams.
 
+mod caching;
+mod client_networks;
 pub mod cookie;
 pub(crate) mod forwarded;
 mod framing;
@@ -38,6 +41,8 @@ mod view;
 use http::header::{MAX_FORWARDS, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
+pub(crate) use caching::SharedCaching;
+pub(crate) use client_networks::ClientNetworks;
 pub use framing::FramingError;
 pub(crate) use framing::check as check_framing;
 pub use owned::OwnedFields;

@@ -3,6 +3,7 @@
 use http::header::{SET_COOKIE, STRICT_TRANSPORT_SECURITY, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::caching::{SharedCaching, forbid_sharing, instructs_shared_caches};
 use super::cookie;
 use super::strip::{is_among, is_hop_by_hop, nominated, remove, removed_names};
 use super::trailers::{self, is_forbidden_in_response};
@@ -18,23 +19,47 @@ use super::trailers::{self, is_forbidden_in_response};
 ///
 /// `Trailer` keeps the names of the trailers that the gateway may forward.
 ///
+/// With [`SharedCaching::Forbidden`], `Cache-Control` forbids shared caches to store the response,
+/// and the fields that instruct only shared caches are removed.
+///
 /// `is_own_cookie` gets the exact bytes of a cookie name. Browsers accept the prefixes `__Host-`
 /// and `__Secure-` in upper and lower case. If a cookie name has another spelling of such a prefix,
 /// `is_own_cookie` is called a second time, with the usual spelling.
-pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) -> bool) {
-    let is_removed =
-        |name: &HeaderName| is_hop_by_hop(name.as_str()) || acts_for_origin_or_proxy(name);
+pub(crate) fn outbound(
+    headers: &mut HeaderMap,
+    caching: SharedCaching,
+    is_own_cookie: impl Fn(&[u8]) -> bool,
+) {
     let is_filtered = |name: &HeaderName| *name == SET_COOKIE || *name == STRICT_TRANSPORT_SECURITY;
     // One pass over the fields is faster than a look-up for each name. Most responses have no field
     // to remove.
-    let acts_on =
-        |name: &HeaderName| may_act_on(name.as_str()) && (is_removed(name) || is_filtered(name));
-    if !headers.keys().any(acts_on) {
-        return;
+    let acts_on = |name: &HeaderName| {
+        may_act_on(name.as_str()) && (is_removed(name, caching) || is_filtered(name))
+    };
+    if headers.keys().any(acts_on) {
+        remove_unsafe(headers, caching, is_own_cookie);
     }
+    if caching == SharedCaching::Forbidden {
+        forbid_sharing(headers);
+    }
+}
+
+/// Returns true if all lines of a field with this name are removed.
+fn is_removed(name: &HeaderName, caching: SharedCaching) -> bool {
+    is_hop_by_hop(name.as_str())
+        || acts_for_origin_or_proxy(name)
+        || caching == SharedCaching::Forbidden && instructs_shared_caches(name.as_str())
+}
+
+/// Removes and filters the fields of [`outbound`].
+fn remove_unsafe(
+    headers: &mut HeaderMap,
+    caching: SharedCaching,
+    is_own_cookie: impl Fn(&[u8]) -> bool,
+) {
     let nominated = nominated(headers);
     let removed = removed_names(headers, |name| {
-        is_removed(name) || is_among(name.as_str(), &nominated)
+        is_removed(name, caching) || is_among(name.as_str(), &nominated)
     });
     let announced = removed
         .contains(&TRAILER)
@@ -58,13 +83,14 @@ pub(crate) fn outbound(headers: &mut HeaderMap, is_own_cookie: impl Fn(&[u8]) ->
 /// fields of an answer, this function returns false after it has compared one letter and the length.
 fn may_act_on(name: &str) -> bool {
     let as_long_as = |names: [&str; 2]| names.iter().any(|other| other.len() == name.len());
-    match name.as_bytes().first() {
+    let acts = match name.as_bytes().first() {
         Some(b'a' | b'u') => as_long_as(["alt-svc", "upgrade"]),
         Some(b'c') => as_long_as(["connection", "clear-site-data"]),
         Some(b's') => as_long_as(["set-cookie", "strict-transport-security"]),
         Some(b'h' | b'k' | b'p' | b't' | b'x') => true,
         _ => false,
-    }
+    };
+    acts || instructs_shared_caches(name)
 }
 
 pub(super) fn acts_for_origin_or_proxy(name: &HeaderName) -> bool {
@@ -137,13 +163,20 @@ mod tests {
             "public-key-pins-report-only",
             "x-accel-redirect",
         ];
+        let shared = ["cdn-cache-control", "edge-control", "surrogate-control"];
         for name in acts {
             assert!(acts_for_origin_or_proxy(&HeaderName::from_static(name)));
         }
-        for name in HOP_BY_HOP.into_iter().chain(filtered).chain(acts) {
+        for name in HOP_BY_HOP
+            .into_iter()
+            .chain(filtered)
+            .chain(acts)
+            .chain(shared)
+        {
             assert!(may_act_on(name), "{name}");
         }
         for name in [
+            "cache-control",
             "content-type",
             "content-length",
             "date",

@@ -259,13 +259,17 @@ impl WorkerSite {
     ) -> Response<Body> {
         let reason = failure.error.reason();
         self.metrics().login("failed", reason);
-        tracing::warn!(
-            request.id = context.request_id(),
-            reason,
-            provider = failure.provider.as_deref(),
-            error = chain(&failure.error),
-            "Login failed"
-        );
+        // A code that can be sent again is no failed login. There is already a warning that logins
+        // have to wait.
+        if !failure.error.code_can_be_sent_again() {
+            tracing::warn!(
+                request.id = context.request_id(),
+                reason,
+                provider = failure.provider.as_deref(),
+                error = chain(&failure.error),
+                "Login failed"
+            );
+        }
         let request = SignInRequest::after_failure(&failure);
         let retry_url = match &failure.host {
             // The sign-in endpoint of this host would not lead to the page of the other host.

@@ -9,7 +9,8 @@ use super::page::Page;
 use super::streams::{Cut, CutCause};
 use super::{Body, no_content, sign_in};
 use crate::fields;
-use crate::server::BodyFailure;
+use crate::origin;
+use crate::server::{BodyFailure, Refusal};
 use crate::target;
 use crate::telemetry::chain;
 use crate::upstream;
@@ -59,6 +60,10 @@ pub enum Error {
     /// The request's framing is ambiguous. Responsible: the client.
     #[error("the request's framing is invalid")]
     Framing(#[from] fields::FramingError),
+    /// The head of the request is larger than `server.head_kib`, or has more fields than
+    /// `server.fields`. Responsible: the client, or the operator, who sets the limits.
+    #[error("the head of the request is too large")]
+    HeadTooLarge,
     /// The request uses HTTP without TLS, and its peer is not a trusted proxy. Responsible: the
     /// client. If the peer is a proxy whose network is missing in `trusted_proxies`, the operator
     /// is responsible.
@@ -99,6 +104,12 @@ pub enum Error {
     /// `streams`.
     #[error("the client has too many open streams")]
     TooManyStreams,
+    /// A proxy has passed the request on without TLS, but the network of the proxy is missing in
+    /// `server.trusted_proxies`. The client may have used TLS. Responsible: the operator. But every
+    /// client can send the fields of a proxy, so the gateway treats the request like a wrong request
+    /// of the client.
+    #[error("plain HTTP from a proxy that is missing in server.trusted_proxies")]
+    UnlistedProxy,
     /// The gateway does not serve this host. Responsible: the client. If the settings do not list
     /// the host, the operator is responsible for the error.
     #[error("the host is not one of the configured origins")]
@@ -128,6 +139,7 @@ impl Error {
             | Self::ForeignOrigin
             | Self::ForgedField(_)
             | Self::Framing(_)
+            | Self::HeadTooLarge
             | Self::InsecureTransport
             | Self::MethodNotAllowed(_)
             | Self::NoForm
@@ -135,6 +147,7 @@ impl Error {
             | Self::RequestBody(_)
             | Self::Target(_)
             | Self::UnknownHost
+            | Self::UnlistedProxy
             | Self::UpgradeForbidden
             | Self::UpgradeOverHttp2
             | Self::TooManyStreams
@@ -166,7 +179,9 @@ impl Error {
             | Self::ForeignOrigin
             | Self::ForgedField(_)
             | Self::InsecureTransport
+            | Self::UnlistedProxy
             | Self::UpgradeForbidden => StatusCode::FORBIDDEN,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Loop(error) => error.status(),
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -209,6 +224,7 @@ impl Error {
             Self::ForeignOrigin => "foreign_origin",
             Self::ForgedField(_) => "forged_field",
             Self::Framing(error) => error.reason(),
+            Self::HeadTooLarge => Refusal::HeadTooLarge.reason(),
             Self::InsecureTransport => "insecure_transport",
             Self::Loop(error) => error.reason(),
             Self::MethodNotAllowed(_) => "method_not_allowed",
@@ -219,6 +235,7 @@ impl Error {
             Self::RequestBody(BodyFailure::Broken) => "body_broken",
             Self::Target(error) => error.reason(),
             Self::UnknownHost => "unknown_host",
+            Self::UnlistedProxy => "unlisted_proxy",
             Self::TooManyStreams => "too_many_streams",
             Self::UpgradeForbidden => "upgrade_forbidden",
             Self::UpgradeOverHttp2 => "upgrade_over_http2",
@@ -288,11 +305,8 @@ impl Error {
                 "A page of another site tried to open a connection to this app with your session. \
                  The app does not accept that.",
             ),
-            Self::InsecureTransport => (
-                "A secure connection is needed",
-                "This site is served over https only. Open it with https:// at the beginning of \
-                 the address.",
-            ),
+            Self::HeadTooLarge => TOO_LARGE_HEAD,
+            Self::InsecureTransport => NO_TLS,
             Self::Loop(_) => (
                 "This request came back to the gateway",
                 "A route of the gateway leads to the gateway itself. The administrator of this \
@@ -313,11 +327,8 @@ impl Error {
                 "This site does not accept so much data. Send less.",
             ),
             Self::RequestBody(BodyFailure::TooSlow | BodyFailure::Broken) => LOST_DATA,
-            Self::UnknownHost => (
-                "This site is not served here",
-                "This server does not know the host in the address. Check the address. If it is \
-                 right, the administrator has to add it as a public URL.",
-            ),
+            Self::UnknownHost => UNKNOWN_HOST,
+            Self::UnlistedProxy => UNLISTED_PROXY,
             Self::TooManyStreams => (
                 "Too many open connections",
                 "This app is open in too many windows. Close some of them, and try again.",
@@ -358,6 +369,37 @@ const CROSS_SITE: (&str, &str) = (
     "A page of another site sent this request with your session. The app did not get \
      it. To do this, open the app and use its own pages. If the other site should be \
      allowed to do this, the administrator of this site has to list it.",
+);
+
+/// The title and the text of the page for a request whose head is too large.
+const TOO_LARGE_HEAD: (&str, &str) = (
+    "Your browser sent too much data",
+    "The cookies of this site, or the address of the page, are too long. Delete the cookies of this \
+     site in your browser, and open the page again.",
+);
+
+/// The title and the text of the page for a request over plain HTTP. A proxy that sends no forwarding
+/// fields looks like a client, so the user may already use https.
+const NO_TLS: (&str, &str) = (
+    "A secure connection is needed",
+    "This site is served over https only. If the address begins with http://, replace this with \
+     https://. If it already begins with https://, you cannot change anything: the administrator of \
+     this site has to list the proxy of the site in server.trusted_proxies.",
+);
+
+/// The title and the text of the page for a request from a proxy that is not listed.
+const UNLISTED_PROXY: (&str, &str) = (
+    "This site is not set up correctly",
+    "Your request came through a proxy that this server does not trust. You cannot change anything. \
+     The administrator of this site has to list the proxy in server.trusted_proxies, and finds its \
+     address in the log.",
+);
+
+/// The title and the text of the page for an unknown host.
+const UNKNOWN_HOST: (&str, &str) = (
+    "This site is not served here",
+    "This server does not know the host in the address. Check the address. If it is right, the \
+     administrator has to add it as a public URL.",
 );
 
 /// The title and the text of the page for a request that two programs could read in two ways.
@@ -404,6 +446,13 @@ fn upstream_wording(error: &upstream::Error) -> (&'static str, &'static str) {
             "There is no app at this address",
             "This server only checks the requests for an app, and does not forward them. The \
              administrator of this site finds details in the log.",
+        ),
+        upstream::Error::Broken(
+            origin::Error::HeadTooLarge(_) | origin::Error::TooManyFields(_),
+        ) => (
+            "The answer of the app is too large",
+            "The head of the answer is longer than this server accepts. Your sign-in is not \
+             affected. The administrator of this site finds details in the log.",
         ),
         upstream::Error::Broken(_)
         | upstream::Error::Connect(_)

@@ -24,7 +24,7 @@ use crate::access::{
 };
 use crate::clock::Timestamp;
 use crate::fields::request_id::X_REQUEST_ID;
-use crate::fields::{self, Hops, TrailerSupport};
+use crate::fields::{self, Hops, SharedCaching, TrailerSupport};
 use crate::origin;
 use crate::server::BodyWatch;
 use crate::session::cookie;
@@ -64,6 +64,8 @@ pub(super) struct InFlight<'p> {
     grpc: Option<grpc::Protocol>,
     /// States which trailers of the answer the client gets.
     trailers: TrailerSupport,
+    /// States whether shared caches may store the answer.
+    caching: SharedCaching,
     sent: Option<SentRequest>,
     retry_copy: Option<Box<RetryCopy>>,
     /// The data of the handshake, if the client asks to switch to another protocol.
@@ -130,6 +132,7 @@ impl Worker {
             (request, None, target)
         };
         let stream = permit.answer_stream();
+        let caching = permit.shared_caching();
         record.sending();
         let client = RequestClient {
             address,
@@ -143,6 +146,7 @@ impl Worker {
             accept,
             grpc,
             trailers,
+            caching,
             sent,
             retry_copy,
             handshake,
@@ -220,7 +224,7 @@ impl<'p> InFlight<'p> {
     /// is complete, the gateway ends the answer.
     #[inline]
     fn finished(&mut self, worker: &Worker, answer: Answer) -> Response<Body> {
-        let mut response = cleaned(answer, self.trailers);
+        let mut response = cleaned(answer, self.trailers, self.caching);
         mark_answer(&mut response, self.record.route.as_deref());
         if let Some(addresses) = &self.addresses {
             addresses.replace(response.headers_mut());
@@ -474,8 +478,8 @@ fn format_of(headers: &HeaderMap, version: Version) -> AnswerFormat {
 
 /// Returns the answer for the client, without fields that an app must not send.
 #[inline]
-fn cleaned(mut answer: Answer, trailers: TrailerSupport) -> Response<Body> {
-    fields::outbound(answer.headers_mut(), cookie::is_own);
+fn cleaned(mut answer: Answer, trailers: TrailerSupport, caching: SharedCaching) -> Response<Body> {
+    fields::outbound(answer.headers_mut(), caching, cookie::is_own);
     let forwarded = match trailers {
         TrailerSupport::All => true,
         TrailerSupport::Announced => answer.headers().contains_key(header::TRAILER),

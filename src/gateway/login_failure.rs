@@ -157,7 +157,12 @@ fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str)
         .and_then(|class| class.retry_after)
         .or_else(|| retry_after(status));
     let tries_again = class.is_some_and(|class| class.passes && class.sent == Sent::Nothing);
-    if tries_again && context.parts.method == Method::GET {
+    if error.code_can_be_sent_again() && context.parts.method == Method::GET {
+        // The page loads itself again, so the browser sends the same code. This ends at the latest
+        // when the state has expired.
+        let after = page.retry_after.unwrap_or(DEFAULT_RETRY).as_secs();
+        page.refresh = Some((after, String::new()));
+    } else if tries_again && context.parts.method == Method::GET {
         let after = page.retry_after.unwrap_or(DEFAULT_RETRY).as_secs();
         let after = after.clamp(MIN_REFRESH.as_secs(), MAX_REFRESH.as_secs());
         page.refresh = Some((after, retry_url.to_owned()));
@@ -170,7 +175,6 @@ fn failure_page(context: &RequestContext, error: &login::Error, retry_url: &str)
 fn retry_after(status: StatusCode) -> Option<Duration> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => Some(DEFAULT_RETRY),
-        StatusCode::TOO_MANY_REQUESTS => Some(Duration::from_mins(1)),
         _ => None,
     }
 }
@@ -205,18 +209,18 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
              progress. Start again.",
         ),
         login::Error::SessionUnreachable => SESSION_UNREACHABLE,
-        login::Error::TooManyRefused => (
-            StatusCode::TOO_MANY_REQUESTS,
-            "Too many failed sign-ins",
-            "The sign-in server refused several sign-ins from your network. Wait a minute, then \
-             start again.",
-        ),
         login::Error::PageNotKept => (
             StatusCode::UNAUTHORIZED,
             "Sign in first",
             "You are not signed in. The address of this page cannot be kept during the sign-in, \
              because the address is too long or contains characters that are not allowed. After \
              the sign-in, you get to the start page. Then open this page again.",
+        ),
+        login::Error::Provider(_) if error.code_can_be_sent_again() => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Your sign-in has to wait",
+            "The sign-in server refuses many sign-ins at the moment, so each sign-in has to wait \
+             for its turn. You did nothing wrong. You do not have to type your password again.",
         ),
         login::Error::Provider(error) => provider_wording(error.class()),
         login::Error::Loop
@@ -369,6 +373,7 @@ mod tests {
         let call = |error: TokenCallError| provider::Error::Exchange(error.into());
         for (error, status, title) in [
             (call(TokenCallError::Busy), 503, "cannot be reached"),
+            (call(TokenCallError::TooManyCodes), 503, "has to wait"),
             (
                 call(TokenCallError::MalformedResponse(
                     provider::ResponseFormatError::MediaType,

@@ -36,6 +36,7 @@ mod own_sessions;
 mod page;
 mod probe;
 mod record;
+mod refusals;
 mod request_body;
 mod request_buffer;
 mod request_context;
@@ -43,6 +44,7 @@ mod request_log;
 mod retry_copy;
 mod rewriting;
 mod script;
+mod serving;
 mod sign_in;
 mod sign_out;
 mod signed_in;
@@ -81,6 +83,7 @@ use self::navigation::{is_prefetch, refuse_embedded, refuse_prefetch};
 use self::page::add_security_fields;
 pub(crate) use self::probe::Probes;
 use self::record::Record;
+pub(crate) use self::refusals::RefusalWarnings;
 use self::request_body::ForwardedBody;
 use self::request_context::RequestContext;
 pub use self::site::ProcessState;
@@ -96,10 +99,10 @@ use crate::fields::UpgradeRequest;
 use crate::fields::forwarded::{Peer, TrustedPeers};
 use crate::fields::request_id::{self, RequestIds, X_REQUEST_ID};
 use crate::login::PublicUrls;
-use crate::server::{Connection, Handler, RequestBody};
+use crate::server::{Connection, RequestBody};
 use crate::target::{self, RecentHost};
 use crate::telemetry::{DecisionLabel, UserInLog};
-use crate::upstream::{Owner, Pools};
+use crate::upstream::Pools;
 
 /// The referrer policy of answers whose URL can contain a code. With the policy `no-referrer`, the
 /// browser does not send the URL to any site.
@@ -413,54 +416,6 @@ impl<'a> Step<'a> {
                 };
             }
         }
-    }
-}
-
-impl Handler for Worker {
-    type Body = Body;
-    type PerConnection = ClientConnection;
-
-    fn connection_opened(&self, connection: Connection) -> ClientConnection {
-        ClientConnection::new(connection)
-    }
-
-    fn accepts_http2(&self, client_connection: &ClientConnection) -> bool {
-        let site = self.site.get();
-        let proxies = &site.settings().asking_proxies;
-        proxies.may_call(client_connection.peer.address())
-    }
-
-    fn reserve_window(&self, client_connection: &ClientConnection, wanted: u32) -> u32 {
-        let client = Owner::new(None, client_connection.peer.address());
-        let wanted = usize::try_from(wanted).unwrap_or_default();
-        let window = self.site.get().window(client, wanted);
-        let bytes = u32::try_from(window.bytes()).unwrap_or_default();
-        client_connection.window.replace(Some(window));
-        bytes
-    }
-
-    fn handle(
-        &self,
-        client_connection: &ClientConnection,
-        parts: Parts,
-        body: RequestBody,
-    ) -> impl Future<Output = Response<Body>> {
-        let (site, client) = (self.site.get(), client_connection.peer.address());
-        if let Some(answer) = site.answer_probe(&parts) {
-            return Step::answered(answer).finish(self);
-        }
-        let id = self.request_id(&site, client, &parts.headers);
-        let record = Record::new(site, (client, id), &parts, &body);
-        self.process(client_connection, parts, body, record)
-            .finish(self)
-    }
-
-    fn drain_begins(&self) {
-        self.streams.drain_begins();
-    }
-
-    fn drain_ends(&self) {
-        self.site.drain_ends();
     }
 }
 

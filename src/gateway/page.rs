@@ -175,7 +175,8 @@ pub(super) struct Page {
     pub(super) end_session_url: Option<String>,
     /// The pause before a retry.
     pub(super) retry_after: Option<Duration>,
-    /// The number of seconds after which the page opens a URL, and the URL.
+    /// The number of seconds after which the page opens a URL, and the URL. With an empty URL, the
+    /// page loads itself again.
     pub(super) refresh: Option<(u64, String)>,
     pub(super) script: Option<Script>,
     /// True if the page stands for a redirect.
@@ -362,8 +363,11 @@ impl Page {
 
     fn refresh_html(&self) -> String {
         let refresh = |seconds: u64, url: &str| {
-            let url = escape(url);
-            format!("<meta http-equiv=\"refresh\" content=\"{seconds};url={url}\">\n")
+            let url = match url {
+                "" => String::new(),
+                url => format!(";url={}", escape(url)),
+            };
+            format!("<meta http-equiv=\"refresh\" content=\"{seconds}{url}\">\n")
         };
         let script = self.script.as_ref();
         match (

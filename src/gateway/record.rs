@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::auth_check::AuthCheck;
 use super::body_buffer::BufferSizes;
+use super::error::Responsible;
 use super::grpc::LoggedStatus;
 use super::page::ShownReason;
 use super::request_log::{DRAIN, RequestLog};
@@ -231,6 +232,9 @@ impl Record {
     pub(super) fn refused(&mut self, error: &Error, headers: &HeaderMap) -> Response<Body> {
         self.reason = Some(error.reason());
         error.log(self.request_id.to_str().unwrap_or_default());
+        if error.responsible() == Responsible::Client {
+            self.site.metrics().refusal(error.reason());
+        }
         let response = error.respond(&self.method, headers);
         self.answered(response)
     }

@@ -106,20 +106,22 @@ impl WorkerSite {
         let target = self.target(parts, &client_connection.recent_host)?;
         record.target(&target);
         let public_url = self.public_url(target.authority());
-        let public_url = public_url.ok_or(Error::UnknownHost)?;
+        let peer = client_connection.peer.address();
+        let public_url = public_url.ok_or_else(|| self.unknown_host(peer, target.authority()))?;
         let scheme = match auth_check {
             Some(check) => check.scheme(&public_url)?,
-            None => self.scheme(client_connection.connection, &public_url)?,
+            None => self
+                .scheme(client_connection.connection, &public_url)
+                .map_err(|_plain| self.plain_http(peer, &parts.headers))?,
         };
         let trusted = &self.settings().trusted;
         // The forwarding fields are read here, before the gateway removes them from the request.
         let client = Client::read(&client_connection.peer, scheme, &parts.headers, trusted);
         record.client(client.address());
         if client.has_other_scheme() {
-            self.warn_about_scheme(client_connection.peer.address(), &public_url);
+            self.warn_about_scheme(peer, &public_url);
         }
-        let asking = client_connection.peer.address();
-        let redirect = self.redirect_of_proxy((asking, &target), &parts.headers);
+        let redirect = self.redirect_of_proxy((peer, &target), &parts.headers);
         let accepted = fields::inbound(&mut parts.headers, self.owned(), has_content);
         if let Some(redirect) = redirect {
             parts.headers.insert(X_AUTH_REQUEST_REDIRECT, redirect);

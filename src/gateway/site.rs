@@ -13,6 +13,7 @@ use tokio::task::spawn_local;
 use super::Settings;
 use super::body_buffer::{BodyBuffer, BufferSizes};
 use super::buffers::{Budgets, Reservation};
+use super::refusals::RefusalWarnings;
 use super::spill::{Spill, SpillReports};
 use super::streams::StreamCounts;
 use crate::access::{self, Access, Refresher, Route, RouteTable};
@@ -59,6 +60,8 @@ pub struct ProcessState {
     pub(crate) event_counts: StreamCounts,
     /// The budgets of the buffers for slow clients.
     pub(crate) buffers: Budgets,
+    /// The warnings about refused requests that the log contains already.
+    pub(crate) refusal_warnings: RefusalWarnings,
     /// The state of the process, for health checks.
     pub(crate) readiness: Readiness,
     /// The clock.
@@ -208,6 +211,10 @@ impl WorkerSite {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.shared.process.metrics
+    }
+
+    pub(super) fn refusal_warnings(&self) -> &RefusalWarnings {
+        &self.shared.process.refusal_warnings
     }
 
     pub(super) fn readiness(&self) -> &Readiness {

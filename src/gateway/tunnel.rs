@@ -15,7 +15,7 @@ use super::streams::{
 };
 use super::{Body, Error, RequestContext, Worker};
 use crate::access::{Permit, StreamKind, StreamPermit};
-use crate::fields::{self, OnlyValue, UpgradeRequest, View as _};
+use crate::fields::{self, OnlyValue, SharedCaching, UpgradeRequest, View as _};
 use crate::relay::{ByteCounts, Close, Ended, FrameTracker, Relay};
 use crate::server::{ReadFailure, TunnelStop, UpgradedClient};
 use crate::session::cookie;
@@ -155,7 +155,9 @@ impl Worker {
             run
         };
         let mut response = Response::from_parts(head, Body::tunnel(Box::new(run)));
-        fields::outbound(response.headers_mut(), cookie::is_own);
+        // No cache stores a response that switches protocols.
+        let caching = SharedCaching::AsWritten;
+        fields::outbound(response.headers_mut(), caching, cookie::is_own);
         // `outbound` removes the hop-by-hop fields, so `Connection` and `Upgrade` are written after
         // the call of `outbound`.
         upgrade.write_response(response.headers_mut());

@@ -5,6 +5,7 @@ use std::fs;
 use super::app::{App, Apps};
 use super::convert::Import;
 use super::document::Value;
+use super::server::proxy_networks;
 use super::skip::{self, NoPrefix, Prefixes};
 use super::{Grade, provider};
 
@@ -368,8 +369,7 @@ fn convert_return_hosts(import: &mut Import) {
 
 /// Writes the proxies that may ask for auth checks.
 fn convert_auth_check(import: &mut Import, keeps_path: bool) {
-    let mut networks = import.list("trusted-proxy-ip");
-    networks.retain(|network| !network.ends_with("/0"));
+    let (mut networks, _) = proxy_networks(import);
     let from = import.written("trusted-proxy-ip");
     if networks.is_empty() || !import.flag("reverse-proxy", false) {
         networks = vec!["127.0.0.1".to_owned()];

@@ -7,6 +7,7 @@ use url::Url;
 use super::Grade;
 use super::convert::{Import, seconds};
 use super::document::Value;
+use crate::fields::forwarded::{TrustedPeers, parse_network};
 
 /// The longest lifetime of a session in the settings of Sidegate: 400 days.
 const LONGEST_SESSION: u64 = 400 * 24 * 3600;
@@ -125,13 +126,10 @@ fn address(import: &mut Import, text: &str, from: &str) -> Option<SocketAddr> {
 /// Converts the networks of the proxies in front. `needs_proxy` states that the listener accepts
 /// plain HTTP from other machines, which Sidegate allows only for a trusted proxy.
 fn convert_trusted_proxies(import: &mut Import, needs_proxy: bool, listen: &str) {
-    let networks = import.list("trusted-proxy-ip");
     let reverse_proxy = import.flag("reverse-proxy", false);
+    let (networks, contains_everybody) = proxy_networks(import);
     let from = import.written("trusted-proxy-ip");
-    let (everybody, networks): (Vec<String>, Vec<String>) = networks
-        .into_iter()
-        .partition(|network| network.ends_with("/0"));
-    let trusts_everybody = reverse_proxy && (!everybody.is_empty() || networks.is_empty());
+    let trusts_everybody = reverse_proxy && (contains_everybody || networks.is_empty());
     if reverse_proxy && !networks.is_empty() {
         import.set("server.trusted_proxies", Value::List(networks), &from);
     }
@@ -153,6 +151,24 @@ fn convert_trusted_proxies(import: &mut Import, needs_proxy: bool, listen: &str)
         import.remark(listen, Grade::Safe, text);
         import.set("server.trusted_proxies", loopback, listen);
     }
+}
+
+/// Returns the networks of the proxies in front, without networks that contain almost every address,
+/// and true if there are such networks.
+pub(super) fn proxy_networks(import: &mut Import) -> (Vec<String>, bool) {
+    let is_wide = |networks: &[String]| {
+        let networks = networks.iter().filter_map(|network| parse_network(network));
+        TrustedPeers::new(networks).widest().is_some()
+    };
+    let all = import.list("trusted-proxy-ip");
+    let mut networks = all.clone();
+    networks.retain(|network| !is_wide(std::slice::from_ref(network)));
+    // Several networks together can also contain almost every address.
+    if is_wide(&networks) {
+        networks.clear();
+    }
+    let is_shorter = networks.len() < all.len();
+    (networks, is_shorter)
 }
 
 fn convert_operations(import: &mut Import) {

@@ -170,6 +170,7 @@ mod tests {
             metrics,
             stream_counts: gateway::StreamCounts::default(),
             event_counts: gateway::StreamCounts::default(),
+            refusal_warnings: gateway::RefusalWarnings::default(),
             clock,
         };
         let keeping = tokio::spawn(maintain_sessions(process));

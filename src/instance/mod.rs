@@ -29,7 +29,10 @@ use crate::admin::{self, Admin, AdminSocket, AskedExplanation, SocketError};
 use crate::clock::Clock;
 use crate::config::{Config, Upstreams};
 use crate::gateway::{Site, Worker};
-use crate::server::{self, Drained, Endpoint, Listener, Readiness, Workers};
+use crate::server::{
+    self, Drained, Endpoint, Listener, OPERATIONS_CONNECTIONS, Readiness, Watch, Workers,
+    raise_descriptor_limit,
+};
 use crate::session;
 use crate::telemetry::{Metrics, chain};
 use crate::tls::Acceptor;
@@ -62,6 +65,7 @@ pub struct Instance {
     address: SocketAddr,
     operations_address: Option<SocketAddr>,
     workers: Workers,
+    watch: Watch,
     operations: Option<Workers>,
     admin_socket: Option<AdminSocket>,
     readiness: Readiness,
@@ -108,6 +112,7 @@ impl Instance {
     ///
     /// [`Error`]. If the start fails, the parts that have already started are stopped.
     pub fn start(config: Config, clock: &Clock) -> Result<Self, Error> {
+        raise_descriptor_limit();
         let listener = Listener::bind(config.listen)?;
         let address = listener.local_addr()?;
         let operations = config.operations.map(Listener::bind).transpose()?;
@@ -123,7 +128,6 @@ impl Instance {
         handle.spawn(watch_certificates(acceptor.clone(), of_files));
         let metrics = Arc::new(Metrics::default());
         let endpoint = endpoint(listener, acceptor.clone()).behind(config.proxies);
-        let (server, count) = (config.server, config.workers);
         let shared = (Arc::clone(&metrics), clock);
         let providers = &config.site.providers;
         let process = ProcessState::start(config.session, providers, shared, handle.clone())?;
@@ -133,30 +137,31 @@ impl Instance {
         let make = move || Worker::new(site.clone());
         let setup = server::Setup {
             name: "worker",
-            workers: count,
+            workers: config.workers,
             endpoints: vec![endpoint],
-            settings: server,
+            settings: config.server,
             clock: clock.clone(),
+            metrics: Some(Arc::clone(&metrics)),
         };
         let workers = Workers::start(setup, make)?;
+        let watch = workers.watch(readiness.clone(), Arc::clone(&metrics))?;
         let admin = Admin::new(metrics, readiness.clone());
         let operations = operations
             .map(|listener| start_operations(listener, admin, clock))
             .transpose()?;
         let service = admin_service(&process, &sites, clock);
-        let admin_socket = config.admin_socket.as_deref();
-        let admin_socket = admin_socket
-            .map(|path| AdminSocket::start(path, service, &handle))
-            .transpose()?;
+        let path = config.admin_socket.as_deref();
+        let admin_socket = path.map(|path| AdminSocket::start(path, service, &handle));
+        let admin_socket = admin_socket.transpose()?;
         readiness.mark_ready();
         // The event `Listening` is logged last, because an earlier step, such as reading the
         // session file, can fail.
-        let also = operations_address.map(tracing::field::display);
-        tracing::info!(server.address = %address, operations = also, "Listening");
+        log_listening(address, operations_address);
         Ok(Self {
             address,
             operations_address,
             workers,
+            watch,
             operations,
             admin_socket,
             readiness,
@@ -191,6 +196,8 @@ impl Instance {
         // Load balancers read the readiness and then stop sending requests to this process.
         self.readiness.mark_draining();
         tracing::info!("Draining");
+        // During the drain, each worker ends when all its connections are closed.
+        drop(self.watch);
         let drained = self.workers.drained().await;
         // The results of running refreshes have to be stored before the store closes. The
         // revocations of sign-outs end at the same time.
@@ -245,14 +252,23 @@ fn start_operations(
     admin: Admin,
     clock: &Clock,
 ) -> Result<Workers, server::Error> {
+    let mut settings = server::Settings::default();
+    settings.limits.connections = OPERATIONS_CONNECTIONS;
     let setup = server::Setup {
         name: "operations",
         workers: NonZeroUsize::MIN,
         endpoints: vec![Endpoint::plain(listener)],
-        settings: server::Settings::default(),
+        settings,
         clock: clock.clone(),
+        metrics: None,
     };
     Workers::start(setup, move || admin.clone())
+}
+
+/// Logs that the gateway accepts connections. `operations` is the address of the operations listener.
+fn log_listening(address: SocketAddr, operations: Option<SocketAddr>) {
+    let operations = operations.map(tracing::field::display);
+    tracing::info!(server.address = %address, operations, "Listening");
 }
 
 /// Logs the facts that an operator should know at the start, in particular the public routes.

@@ -54,6 +54,7 @@ impl ProcessState {
                 metrics,
                 stream_counts: gateway::StreamCounts::default(),
                 event_counts: gateway::StreamCounts::default(),
+                refusal_warnings: gateway::RefusalWarnings::default(),
                 clock: clock.clone(),
             },
             login: Arc::new(login),

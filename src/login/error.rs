@@ -65,10 +65,6 @@ pub enum Error {
     /// The ticket was already used. The client is responsible for this error.
     #[error("the ticket was already used")]
     TicketUsed,
-    /// The provider has refused too many codes from this client. The client is responsible for this
-    /// error.
-    #[error("the provider has refused too many codes from this client")]
-    TooManyRefused,
     /// The provider in the state is no longer configured, or the name of the provider now belongs
     /// to another server or client. The gateway is responsible for this error.
     #[error("the provider of this sign-in is not configured")]
@@ -113,6 +109,12 @@ impl From<provider::ExchangeError> for Error {
     }
 }
 
+impl From<provider::TokenCallError> for Error {
+    fn from(error: provider::TokenCallError) -> Self {
+        provider::ExchangeError::from(error).into()
+    }
+}
+
 impl From<provider::NotReady> for Error {
     fn from(error: provider::NotReady) -> Self {
         Self::Provider(error.into())
@@ -150,10 +152,15 @@ impl Error {
             | Self::Ticket(_)
             | Self::TicketSession(_)
             | Self::TicketUsed
-            | Self::TooManyRefused
             | Self::UnknownProvider
             | Self::Used => None,
         }
+    }
+
+    /// Returns true if the code did not get its turn, so that the browser should send the same
+    /// authorization response again.
+    pub(crate) fn code_can_be_sent_again(&self) -> bool {
+        matches!(self, Self::Provider(error) if error.code_can_be_sent_again())
     }
 
     /// Returns the stable code of the error for logs and metrics.
@@ -195,7 +202,6 @@ impl Error {
             Self::TicketSession(LostSession::OtherInstance) => "ticket_session_of_other_instance",
             Self::TicketSession(LostSession::TokenExpired) => "ticket_token_expired",
             Self::TicketUsed => "ticket_used",
-            Self::TooManyRefused => "too_many_refused_codes",
             Self::UnknownProvider => "unknown_provider",
             Self::Used => "state_used",
         }

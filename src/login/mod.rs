@@ -19,6 +19,7 @@ mod form_owner;
 mod front_channel;
 mod hosts;
 mod kept_form;
+mod known_user;
 mod outcome;
 mod own_paths;
 mod pending;
@@ -43,7 +44,6 @@ mod simultaneous;
 mod throttle;
 mod ticket;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,12 +77,10 @@ pub(crate) use self::sign_in_link::SignInLink;
 pub(crate) use self::sign_out::{AtProvider, SignedOut, SignedOutAt};
 pub(crate) use self::sign_out_cookie::AfterSignOut;
 pub(crate) use self::sign_out_hosts::SignOutStep;
-use self::throttle::ThrottleDecision;
 pub(crate) use self::ticket::TicketRequest;
-use crate::clock::Timestamp;
 use crate::fields::cookie::{self as cookies, Found};
 use crate::identity::ListedClaim;
-use crate::provider::{Providers, ResponseMode};
+use crate::provider::{CodeTurn, Providers, ResponseMode};
 use crate::seal::KeyRing;
 use crate::session::{MarkKind, Once, SessionIds};
 
@@ -273,7 +271,7 @@ impl Login {
         granted: Granted,
         returned: &ReturnedState,
         callback: &Callback<'_>,
-    ) -> Result<VerifiedResponse, Box<Completion>> {
+    ) -> Result<(VerifiedResponse, CodeTurn), Box<Completion>> {
         let failed = |error: Error| FailedLogin::new(error, Some(returned));
         let name = returned.tab().cookie();
         let browser_secret = match cookies::find(callback.headers, name.as_bytes()) {
@@ -302,13 +300,21 @@ impl Login {
             .map_err(|error| Box::new(Completion::Failed(failed(error))))?;
         // The state is marked as used after all other checks, because a state must stay usable
         // after a failed check.
-        match self.admit(returned, callback.client, now).await {
-            Ok(()) => Ok(verified),
+        match self.admit(returned, callback).await {
+            Ok(turn) => Ok((verified, turn)),
             Err(Error::Used) => Err(Box::new(outcome::stale_answer(
                 failed(Error::Used),
                 callback,
             ))),
-            Err(error) => Err(Box::new(Completion::Failed(failed(error)))),
+            Err(error) => {
+                let mut failure = failed(error);
+                // The cookie of the pending login is kept, so that the browser can send the code
+                // again.
+                if failure.error.code_can_be_sent_again() {
+                    failure.cookies.clear();
+                }
+                Err(Box::new(Completion::Failed(failure)))
+            }
         }
     }
 
@@ -318,27 +324,45 @@ impl Login {
         Ok(provider.check_response_issuer(iss)?)
     }
 
-    /// Decides whether the code of a verified authorization response may be exchanged. Each state
-    /// is accepted only one time. If the provider has refused too many codes from a client, this
-    /// client must wait.
+    /// Waits until the code of a verified authorization response may be exchanged. Each state is
+    /// accepted only one time.
     async fn admit(
         &self,
         returned: &ReturnedState,
-        client: IpAddr,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        // The throttle is checked before the state is marked as used, so that a client that must
-        // wait can use the state later.
-        if self.process.throttle.check(client, now) == ThrottleDecision::TooManyRefused {
-            return Err(Error::TooManyRefused);
-        }
+        callback: &Callback<'_>,
+    ) -> Result<CodeTurn, Error> {
+        let name = callback.provider;
+        let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
         let (sessions, state) = (&self.process.sessions, returned.fingerprint());
+        let client = self.queue_client(callback);
+        // The state is marked as used after the wait, so that a browser that does not wait can send
+        // the code again. A code that gets no turn also causes no work for the store.
+        let waiting = self.process.metrics.waiting_code();
+        let turn = provider
+            .code_turn((client, state), sessions.replicas(), &self.process.clock)
+            .await
+            .inspect_err(|_too_many| self.warn_of_many_codes(name))?;
+        drop(waiting);
+        let now = self.process.clock.now();
         match sessions
             .once((MarkKind::State, state), now, now.plus(USED_FOR))
             .await?
         {
-            Once::First => Ok(()),
+            Once::First => Ok(turn),
             Once::Repeated => Err(Error::Used),
+        }
+    }
+
+    /// Writes a warning, at most one per minute, that a code did not get its turn.
+    fn warn_of_many_codes(&self, provider: &str) {
+        let now = Duration::from_millis(self.process.clock.now().as_millis());
+        if self.process.many_codes.is_due(provider, now) {
+            tracing::warn!(
+                provider,
+                setting = format_args!("providers.{provider}.token_calls_per_minute"),
+                "Logins have to wait, because the provider refuses many codes; somebody probably \
+                 sends invented codes"
+            );
         }
     }
 }

@@ -183,3 +183,53 @@ pub(super) fn signed_in_meanwhile(details: &LoginDetails, previous: &PreviousSes
         PreviousSession::Nothing | PreviousSession::Stale(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::identity::Identity;
+    use crate::login::OwnPaths;
+    use crate::provider::Prompt;
+    use crate::session::Session;
+
+    const BEGUN: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    fn login(prompt: Prompt) -> LoginDetails {
+        let own = OwnPaths::try_from("/oauth2/".to_owned()).unwrap();
+        LoginDetails {
+            provider: "main".into(),
+            registration: None,
+            return_to: ReturnTo::parse("/", &own).unwrap(),
+            issued_at: BEGUN,
+            round: 0,
+            prompt,
+            remember: false,
+            waiting: None,
+        }
+    }
+
+    fn session(provider: &str, opened_at: u64) -> PreviousSession {
+        let opened_at = Timestamp::from_millis(opened_at);
+        let session = Session::imagined(provider, Identity::default(), opened_at);
+        PreviousSession::Live(Arc::new(session.unwrap()))
+    }
+
+    #[test]
+    fn only_a_session_since_the_begin_of_the_login_replaces_the_login() {
+        let begun = BEGUN.as_millis();
+        for (prompt, session, expected) in [
+            (Prompt::AsNeeded, session("main", begun - 1), false),
+            (Prompt::AsNeeded, session("main", begun), true),
+            (Prompt::AsNeeded, session("main", begun + 1), true),
+            (Prompt::AsNeeded, session("other", begun + 1), false),
+            (Prompt::SelectAccount, session("main", begun + 1), false),
+            (Prompt::AsNeeded, PreviousSession::Nothing, false),
+        ] {
+            let found = signed_in_meanwhile(&login(prompt), &session);
+            assert_eq!(found, expected, "{prompt:?} {session:?}");
+        }
+    }
+}

@@ -22,8 +22,8 @@ const REVOCATION_WAIT: Duration = Duration::from_secs(11);
 /// have sent too many refused logout tokens.
 const SLOW_VERIFICATIONS: usize = 8;
 
-/// The data of the login flow that stays the same after a reload: sessions, metrics, clock and
-/// throttle.
+/// The data of the login flow that stays the same after a reload, such as sessions, metrics and
+/// clock.
 #[derive(Debug)]
 pub struct ProcessState {
     pub(super) sessions: Arc<Sessions>,
@@ -32,7 +32,6 @@ pub struct ProcessState {
     control: Handle,
     /// The number of running revocations.
     revocations: watch::Sender<usize>,
-    pub(super) throttle: Throttle,
     /// Compares the logins that end at the same time.
     pub(super) simultaneous: SimultaneousLogins,
     /// Counts the refused logout tokens.
@@ -46,6 +45,8 @@ pub struct ProcessState {
     pub(super) email_searches: Semaphore,
     /// Remembers which failures of logouts the gateway has logged in the current minute.
     pub(super) failed_ends: EventLimiter,
+    /// Remembers for which providers the gateway has logged in the current minute that logins wait.
+    pub(super) many_codes: EventLimiter,
     /// Remembers which hints about logins the gateway has logged in the current period of 24 hours.
     pub(super) hints: EventLimiter,
 }
@@ -65,13 +66,13 @@ impl ProcessState {
             clock,
             control,
             revocations: watch::Sender::default(),
-            throttle: Throttle::new(),
             simultaneous: SimultaneousLogins::default(),
             refused_tokens: Throttle::new(),
             refused_webhooks: Throttle::new(),
             slow_verifications: Arc::new(Semaphore::new(SLOW_VERIFICATIONS)),
             email_searches: Semaphore::new(1),
             failed_ends: EventLimiter::new(Duration::from_mins(1)),
+            many_codes: EventLimiter::new(Duration::from_mins(1)),
             hints: EventLimiter::new(Duration::from_hours(24)),
         }
     }

@@ -9,7 +9,7 @@ use super::pending::{LoginDetails, ReturnedState};
 use super::simultaneous::RunningLogin;
 use super::{Callback, Completion, Error, FailedLogin, Login, PreviousSession, browser};
 use crate::clock::Timestamp;
-use crate::provider::{Actor, ExchangeError, Grant, Redemption, Sent};
+use crate::provider::{CodeTurn, ExchangeError, Grant, Redemption, Sent};
 use crate::session::{Device, MarkKind, NewSession, SessionId, SessionKey, cookie};
 use crate::telemetry::TokenCall;
 
@@ -17,7 +17,7 @@ impl Login {
     /// Exchanges the code, opens the session, and returns the answer for the browser.
     pub(super) async fn redeem(
         self: &Arc<Self>,
-        (verified, running): (VerifiedResponse, RunningLogin<'_>),
+        (verified, running): ((VerifiedResponse, CodeTurn), RunningLogin<'_>),
         returned: &ReturnedState,
         callback: Callback<'_>,
     ) -> Completion {
@@ -26,6 +26,7 @@ impl Login {
         let redirect_uri = redirection.redirect_uri(callback.public_url, &details.provider);
         let login = Arc::clone(self);
         let exchange = async move { login.exchange(verified, &redirect_uri).await };
+        let public_url = callback.public_url;
         let opened = match self.process.on_control_plane(exchange).await {
             Ok(grant) => {
                 let refreshable = grant.tokens.refresh_token().is_some();
@@ -50,9 +51,10 @@ impl Login {
         match opened {
             Ok((id, (identity, refreshable))) => {
                 let opened = self.share((details, &id), running);
+                let known = self.remember_user((&details.provider, &*identity), public_url);
                 Completion::SignedIn {
                     location: self.destination(details, opened.session, callback.public_url),
-                    cookies: self.signed_in_cookies(details, opened.cookie, forget),
+                    cookies: self.signed_in_cookies(details, [opened.cookie, forget], known),
                     provider: opened.provider,
                     session: id.key(),
                     identity,
@@ -60,14 +62,8 @@ impl Login {
                 }
             }
             Err(error) => {
-                let now = self.process.clock.now();
                 let mut failure = FailedLogin::new(error, Some(returned));
                 let class = failure.error.class();
-                // The provider has refused the code. The client that sent the callback request may
-                // have invented the code.
-                if class.is_some_and(|class| class.actor == Actor::Client) {
-                    self.process.throttle.note_refused(callback.client, now);
-                }
                 if class.is_some_and(|class| class.sent != Sent::Possibly) {
                     // The provider cannot have used the code, so the browser may send the same
                     // authorization response again.
@@ -86,12 +82,13 @@ impl Login {
     }
 
     /// Returns the `Set-Cookie` values for a browser whose user has signed in. `session` is the
-    /// cookie of the session, and `forget` deletes the cookie of the pending login.
+    /// cookie of the session, `forget` deletes the cookie of the pending login, and `known` is the
+    /// cookie of a known user.
     fn signed_in_cookies(
         &self,
         details: &LoginDetails,
-        session: HeaderValue,
-        forget: HeaderValue,
+        [session, forget]: [HeaderValue; 2],
+        known: Option<HeaderValue>,
     ) -> Vec<HeaderValue> {
         let cookies = [
             session,
@@ -100,6 +97,7 @@ impl Login {
         ];
         cookies
             .into_iter()
+            .chain(known)
             .chain(self.allow_silent_sign_in())
             .collect()
     }
@@ -108,7 +106,7 @@ impl Login {
     /// code is exchanged only one time.
     async fn exchange(
         &self,
-        verified: VerifiedResponse,
+        (verified, turn): (VerifiedResponse, CodeTurn),
         redirect_uri: &str,
     ) -> Result<Grant, Error> {
         let VerifiedResponse { code, pending, .. } = verified;
@@ -123,6 +121,7 @@ impl Login {
             begun_at: pending.details().issued_at,
             max_age: pending.details().prompt.max_age(),
             replicas: self.process.sessions.replicas(),
+            turn,
         };
         let redeemed = provider.redeem(redemption, &self.process.clock).await;
         let duration = self

@@ -3,7 +3,7 @@ use tokio::runtime::Handle;
 
 use super::sign_out::MAX_SIGNED_OUT;
 use super::*;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::identity::Identity;
 use crate::seal::{Keys, Purpose};
 use crate::session::{

@@ -20,6 +20,7 @@ use super::ticket::sha256;
 use super::{Callback, Completion, Login};
 use crate::clock::Timestamp;
 use crate::fields::cookie as cookies;
+use crate::provider::CodeTurn;
 use crate::session::{SessionId, SessionKey, SessionRef, cookie};
 
 /// The time for which the result of a login is kept. A request that the browser has sent before it
@@ -167,7 +168,7 @@ impl Login {
     /// time.
     pub(super) async fn redeem_or_join(
         self: &Arc<Self>,
-        verified: VerifiedResponse,
+        verified: (VerifiedResponse, CodeTurn),
         returned: &ReturnedState,
         callback: Callback<'_>,
     ) -> Completion {

@@ -8,7 +8,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use sidegate::demo::{self, Demo};
 use sidegate::telemetry::chain;
 
-use super::{FAILURE, Signals, fail, print_line};
+use super::output::print_line;
+use super::signals::StopSignals;
+use super::{FAILURE, fail};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -93,7 +95,7 @@ async fn check(demo: Demo) -> ExitCode {
 }
 
 async fn show(demo: Demo) -> ExitCode {
-    let mut signals = match Signals::listen() {
+    let mut signals = match StopSignals::listen() {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot listen for signals: {error}")),
     };

@@ -101,6 +101,15 @@ impl Attempt {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.fail(Error::UnrequestedUpgrade));
         }
+        let Connection {
+            traffic, limits, ..
+        } = &*self.connection;
+        // Most answers are smaller than the limit with their first bytes of content.
+        if traffic.received() > limits.head_bytes
+            && let Err(error) = limits.check(&parts)
+        {
+            return Err(self.fail(error));
+        }
         let framing = match normalize_framing(&mut parts.headers, parts.status, &incoming) {
             Ok(framing) => framing,
             Err(error) => return Err(self.fail(error)),
@@ -136,7 +145,11 @@ impl Attempt {
             let parts = self.connection.traffic.unanswered_head()?;
             Some(Request::from_parts(parts, Outgoing::empty()))
         });
-        let error = Error::Broken(refused.into_error());
+        let received = self.connection.traffic.received();
+        let error = self
+            .connection
+            .limits
+            .explain(refused.into_error(), received);
         let error = match self.connection.usage.eviction() {
             Some(eviction) => Error::Evicted(eviction),
             None => UploadProgress::explain(self.progress.as_ref(), error),

@@ -14,6 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
+use super::answer_head::AnswerLimits;
 use super::connector::Connector;
 use super::error::Error;
 use super::message::origin_form;
@@ -133,13 +134,22 @@ impl Client {
             .await
             .map_err(Error::Broken)?;
         let exchange = async {
-            let response = sender.send_request(request).await.map_err(Error::Broken)?;
+            let response = sender.send_request(request).await.map_err(head_error)?;
             if let Some(proxy) = proxy {
                 proxy.check(response.status())?;
             }
             collect(response, limits.body_bytes).await
         };
         drive(exchange, connection).await
+    }
+}
+
+/// Returns the error for a call whose answer has no readable head.
+fn head_error(error: hyper::Error) -> Error {
+    if error.is_parse_too_large() {
+        Error::TooLarge
+    } else {
+        Error::Broken(error)
     }
 }
 
@@ -165,6 +175,13 @@ async fn drive<T>(exchange: impl Future<Output = T>, connection: impl Future) ->
 /// Reads the complete body. Fails if the body is longer than `limit` bytes.
 async fn collect(response: Response<Incoming>, limit: usize) -> Result<Response<Bytes>, Error> {
     let (parts, mut body) = response.into_parts();
+    let head = AnswerLimits {
+        head_bytes: MAX_HEAD,
+        fields: parts.headers.len(),
+    };
+    if head.check(&parts).is_err() {
+        return Err(Error::TooLarge);
+    }
     if parts.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return Err(Error::UnrequestedUpgrade);
     }

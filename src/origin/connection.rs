@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
 
+use super::answer_head::AnswerLimits;
 use super::connector::{Connector, Stream};
 use super::error::Error;
 use super::head_timer::HeadTimer;
@@ -24,9 +25,6 @@ use super::trailers::DroppedTrailers;
 use super::usage::OpenUsage;
 use super::wake::WakeSwitch;
 use crate::clock::Clock;
-
-/// The maximum size of a response head, in bytes. hyper limits the number of fields to 100.
-const MAX_HEAD: usize = 64 * 1024;
 
 /// A connection to the origin, with the task that reads and writes its socket.
 pub(super) struct Connection {
@@ -43,6 +41,8 @@ pub(super) struct Connection {
     pub(super) handovers: u8,
     pub(super) usage: OpenUsage,
     pub(super) dropped_trailers: Arc<DroppedTrailers>,
+    /// The limits for the heads of the answers.
+    pub(super) limits: AnswerLimits,
     wake_switch: WakeSwitch,
 }
 
@@ -73,11 +73,16 @@ impl Connection {
         let stream = connector.connect().await?;
         let traffic = Rc::new(Traffic::default());
         let stream = MonitoredStream::new(stream, Rc::clone(&traffic));
-        let (sender, mut connection) = http1::Builder::new()
+        let limits = connector.answer_limits();
+        let mut builder = http1::Builder::new();
+        if let Some(fields) = limits.unusual_fields() {
+            builder.max_headers(fields);
+        }
+        let (sender, mut connection) = builder
             // Most requests have no body, so hyper writes only one buffer: the head. For one
             // buffer, a vectored write is slower than a simple write.
             .writev(false)
-            .max_buf_size(MAX_HEAD)
+            .max_buf_size(limits.head_bytes)
             .title_case_headers(connector.uses_title_case())
             // A proxy removes white space before the colon of a field (RFC 9112 section 5.1).
             .allow_spaces_after_header_name_in_responses(true)
@@ -123,6 +128,7 @@ impl Connection {
             handovers: 0,
             usage: usage(task.abort_handle()),
             dropped_trailers: Arc::clone(connector.dropped_trailers()),
+            limits,
             wake_switch,
         }))
     }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::answer_head::AnswerLimits;
 use super::error::Error;
 use super::name::Origin;
 use super::protocol::Protocol;
@@ -32,6 +33,7 @@ pub(crate) struct Connector {
     deadline: Duration,
     protocol: Protocol,
     title_case: bool,
+    answer_limits: AnswerLimits,
     proxy: Option<Proxy>,
     resolver: Resolver,
     dropped_trailers: Arc<DroppedTrailers>,
@@ -67,6 +69,7 @@ impl Connector {
             deadline,
             protocol: Protocol::Http1,
             title_case: false,
+            answer_limits: AnswerLimits::default(),
             proxy: None,
             resolver: Resolver::default(),
             dropped_trailers,
@@ -89,6 +92,17 @@ impl Connector {
     /// Whether the field names of HTTP/1.1 requests begin each word with a capital letter.
     pub(super) fn uses_title_case(&self) -> bool {
         self.title_case
+    }
+
+    /// Sets the limits for the heads of the answers.
+    pub(crate) fn with_answer_limits(mut self, limits: AnswerLimits) -> Self {
+        self.answer_limits = limits;
+        self
+    }
+
+    /// The limits for the heads of the answers.
+    pub(super) fn answer_limits(&self) -> AnswerLimits {
+        self.answer_limits
     }
 
     /// Sets the proxy through which connections are opened. By default, connections use no proxy.

@@ -48,6 +48,10 @@ pub enum Error {
     /// upstream or the provider is responsible for this error.
     #[error("the length of the response is ambiguous")]
     Framing,
+    /// The response head is larger than this number of bytes. The upstream is responsible for this
+    /// error. The operator can increase `answer_head_kib` of the upstream.
+    #[error("the head of the answer is larger than {0} bytes (answer_head_kib of the upstream)")]
+    HeadTooLarge(usize),
     /// The response head was not complete in time. The upstream or the provider is responsible for
     /// this error.
     #[error("the response head took too long")]
@@ -83,6 +87,10 @@ pub enum Error {
     /// The answer is longer than the caller accepts. The provider is responsible for this error.
     #[error("the answer is too large")]
     TooLarge,
+    /// The response head has more than this number of fields. The upstream is responsible for this
+    /// error. The operator can increase `answer_fields` of the upstream.
+    #[error("the answer has more than {0} fields (answer_fields of the upstream)")]
+    TooManyFields(usize),
     /// The origin switched to another protocol, but the request did not ask for a switch (RFC 9110
     /// section 15.2.2). The upstream is responsible for this error.
     #[error("the origin switched to another protocol although it was not asked to")]
@@ -112,9 +120,11 @@ impl Error {
             | Self::Evicted(_)
             | Self::Framing
             | Self::HeadTimeout
+            | Self::HeadTooLarge(_)
             | Self::Http2(_)
             | Self::RequestBody(_)
             | Self::TooLarge
+            | Self::TooManyFields(_)
             | Self::UnrequestedUpgrade => true,
         }
     }
@@ -138,10 +148,12 @@ impl Error {
             | Self::Evicted(_)
             | Self::Framing
             | Self::HeadTimeout
+            | Self::HeadTooLarge(_)
             | Self::Http2(_)
             | Self::Proxy { .. }
             | Self::RequestBody(_)
             | Self::TooLarge
+            | Self::TooManyFields(_)
             | Self::UnrequestedUpgrade => Self::ConnectTimeout,
         }
     }

@@ -11,6 +11,7 @@
 //! [`Pool::send_for`] is for the requests that a worker forwards. [`Pool::send_for`] streams the
 //! bodies of requests and responses.
 
+mod answer_head;
 mod attempt;
 mod client;
 mod client_wait;
@@ -45,6 +46,7 @@ mod trailers;
 mod usage;
 mod wake;
 
+pub(crate) use answer_head::AnswerLimits;
 pub(crate) use attempt::Informational;
 pub(crate) use client::{CallLimits, Client};
 pub(crate) use connector::Connector;

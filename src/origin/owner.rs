@@ -1,6 +1,8 @@
 //! The client to which an exchange belongs.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
+
+use crate::fields::ClientNetworks;
 
 /// The client to which an exchange or a stream belongs. Every limit per client counts all requests
 /// with the same `Owner` value together.
@@ -16,15 +18,9 @@ impl Owner {
     /// Returns the owner of a request. If `session` is `Some`, `address` has no effect. An IPv6
     /// client usually has all addresses of a `/64` network, so these addresses count as one client.
     pub(crate) fn new(session: Option<&[u8; 16]>, address: IpAddr) -> Self {
-        if let Some(session) = session {
-            return Self::Session(*session);
-        }
-        match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let network = address.to_bits() & !u128::from(u64::MAX);
-                Self::Address(IpAddr::V6(Ipv6Addr::from_bits(network)))
-            }
-            address @ IpAddr::V4(_) => Self::Address(address),
+        match session {
+            Some(session) => Self::Session(*session),
+            None => Self::Address(ClientNetworks::default().of(address)),
         }
     }
 }

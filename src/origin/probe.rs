@@ -208,9 +208,11 @@ fn failure(error: &Error, key: &'static str, host: &str, address: &str) -> (&'st
         | Error::Evicted(_)
         | Error::Framing
         | Error::HeadTimeout
+        | Error::HeadTooLarge(_)
         | Error::Http2(_)
         | Error::RequestBody(_)
         | Error::TooLarge
+        | Error::TooManyFields(_)
         | Error::Unconfigured
         | Error::UnrequestedUpgrade) => (key, chain(other)),
     }

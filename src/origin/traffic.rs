@@ -20,7 +20,8 @@ use super::saved_head::field;
 /// separately would take ten times as long, and the gateway rarely uses the copy of a request head.
 #[derive(Default)]
 pub(super) struct Traffic {
-    response_begun: Cell<bool>,
+    /// The number of bytes of the response that have arrived.
+    received: Cell<usize>,
     /// Whether the last read found no bytes. Each time the runtime runs the task of a connection,
     /// the task reads from its socket several times. The runtime checks its sockets only between
     /// the runs of two tasks, so no new bytes become available during a run. After a read has found
@@ -39,7 +40,7 @@ impl Traffic {
     /// Begins a request. If `record` is true, the head of the request is recorded, so that the
     /// request can be sent one more time.
     pub(super) fn begin(&self, record: bool) {
-        self.response_begun.set(false);
+        self.received.set(0);
         self.informational.set(None);
         self.recording.set(record);
         self.wipe_head();
@@ -54,7 +55,7 @@ impl Traffic {
     /// Returns the recorded request head, if no byte of a response has arrived. Only requests
     /// without content are recorded.
     pub(super) fn unanswered_head(&self) -> Option<Parts> {
-        if self.response_begun.get() {
+        if self.received.get() > 0 {
             return None;
         }
         let head = self.head.borrow();
@@ -90,8 +91,15 @@ impl Traffic {
         self.informational.get()
     }
 
+    /// The number of bytes of the response that have arrived.
+    pub(super) fn received(&self) -> usize {
+        self.received.get()
+    }
+
     fn on_read(&self, bytes: &[u8]) {
-        if !self.response_begun.replace(true) {
+        let before = self.received.get();
+        self.received.set(before.saturating_add(bytes.len()));
+        if before == 0 {
             self.informational.set(informational_status(bytes));
         }
         self.wipe_head();

@@ -50,7 +50,7 @@ fn a_response_that_begins_with_an_informational_response_is_noticed() {
         ("HTTP/1.1 102 Processing\r\n", Some(102)),
         ("HTTP/1.1 200 OK\r\n", None),
         ("HTTP/1.1 1", None),
-        ("", None),
+        ("H", None),
     ] {
         let traffic = recorded(b"");
         traffic.on_read(bytes.as_bytes());
@@ -202,5 +202,5 @@ async fn the_next_run_of_the_task_reads_new_bytes() {
     sent.unwrap();
     assert_eq!(received, b"here");
     assert!(runs > 1);
-    assert!(traffic.response_begun.get());
+    assert!(traffic.received() > 0);
 }

@@ -11,6 +11,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::code_queue::Pace;
 use super::settings::GrantType;
 use crate::clock::Timestamp;
 
@@ -48,6 +49,25 @@ struct State {
     paused_until: Timestamp,
 }
 
+impl State {
+    /// Returns the times of the calls in the last minute.
+    fn recent(&mut self, now: Timestamp) -> &mut VecDeque<Timestamp> {
+        let call_times = &mut self.call_times;
+        // If the time of a call is in the future, the clock was set back after the call. The real
+        // age of the call is unknown, so the limiter sets the call time to the present time.
+        for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
+            *call = now;
+        }
+        while call_times
+            .front()
+            .is_some_and(|call| call.plus(MINUTE) <= now)
+        {
+            call_times.pop_front();
+        }
+        call_times
+    }
+}
+
 impl Limiter {
     pub(super) fn per_minute(calls: NonZeroU32) -> Self {
         let calls = usize::try_from(calls.get()).unwrap_or(usize::MAX);
@@ -71,14 +91,10 @@ impl Limiter {
         replicas: NonZeroU32,
         now: Timestamp,
     ) -> Result<(), Duration> {
-        let replicas = usize::try_from(replicas.get()).unwrap_or(usize::MAX);
-        // Without the minimum, the users of a replica could not sign in at all.
-        let own = self.calls.checked_div(replicas).unwrap_or_default().max(1);
+        let own = self.own(replicas);
         let calls = match grant {
             GrantType::AuthorizationCode => own,
-            // A part is reserved for logins. If only one call per minute is allowed, the call is not
-            // reserved, because refreshes also need the call.
-            GrantType::RefreshToken => own.saturating_sub(own.div_ceil(5)).max(1),
+            GrantType::RefreshToken => for_refreshes(own),
         };
         let mut state = self.state();
         let pause = state.paused_until.since(now);
@@ -88,18 +104,7 @@ impl Limiter {
         if !pause.is_zero() && pause <= MAX_PAUSE {
             return Err(pause);
         }
-        let call_times = &mut state.call_times;
-        // If the time of a call is in the future, the clock was set back after the call. The real
-        // age of the call is unknown, so the limiter sets the call time to the present time.
-        for call in call_times.iter_mut().rev().take_while(|call| **call > now) {
-            *call = now;
-        }
-        while call_times
-            .front()
-            .is_some_and(|call| call.plus(MINUTE) <= now)
-        {
-            call_times.pop_front();
-        }
+        let call_times = state.recent(now);
         // The next call is allowed when the call at index `blocking` is one minute old.
         let blocking = call_times.len().checked_sub(calls);
         if let Some(blocking) = blocking.and_then(|index| call_times.get(index)) {
@@ -107,6 +112,31 @@ impl Limiter {
         }
         call_times.push_back(now);
         Ok(())
+    }
+
+    /// Returns the pace of the exchanges of codes. A tenth of the calls per minute can be exchanges
+    /// at the same moment. In a minute, as many places of failed exchanges become free as calls are
+    /// left, without the calls that are reserved for logins and without one call for each place. If
+    /// others leave `n` calls per minute, at most `n / 2` codes per minute can therefore fail in the
+    /// long term, because then `n / 2` calls are left. At least each place becomes free once in a
+    /// minute, so that logins also continue while refreshes use all their calls.
+    pub(super) fn pace(&self, replicas: NonZeroU32, now: Timestamp) -> Pace {
+        let own = self.own(replicas);
+        let places = own.checked_div(10).unwrap_or_default().max(1);
+        let used = self.state().recent(now).len().saturating_add(places);
+        let left = for_refreshes(own).saturating_sub(used).max(places);
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        Pace {
+            places,
+            interval: MINUTE.checked_div(left).unwrap_or(MINUTE),
+        }
+    }
+
+    /// Returns the part of the calls per minute that this process may make.
+    fn own(&self, replicas: NonZeroU32) -> usize {
+        let replicas = usize::try_from(replicas.get()).unwrap_or(usize::MAX);
+        // Without the minimum, the users of a replica could not sign in at all.
+        self.calls.checked_div(replicas).unwrap_or_default().max(1)
     }
 
     /// Refuses all calls for the duration `time`, because the provider asked for a pause.
@@ -126,6 +156,13 @@ impl Limiter {
         let state = self.calls_made.0.lock();
         state.unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns how many of `own` calls per minute can be refreshes. The others are reserved for logins.
+fn for_refreshes(own: usize) -> usize {
+    // If only one call per minute is allowed, the call is not reserved, because refreshes also need
+    // the call.
+    own.saturating_sub(own.div_ceil(5)).max(1)
 }
 
 #[cfg(test)]
@@ -260,6 +297,33 @@ mod tests {
         clock.advance(MINUTE);
         let many = (0..100).filter(|_| limiter.take(LOGIN, two, clock.now()).is_ok());
         assert_eq!(many.count(), 30);
+    }
+
+    #[test]
+    fn d_21_the_pace_of_codes_follows_the_calls_that_are_left() {
+        for (calls, replicas, places, left) in [
+            (600, 1, 60, 420),
+            (600, 3, 20, 140),
+            (50, 1, 5, 35),
+            (1, 1, 1, 1),
+        ] {
+            let (limiter, clock) = limiter(calls);
+            let replicas = NonZeroU32::new(replicas).unwrap();
+            let interval = MINUTE / left;
+            let expected = Pace { places, interval };
+            assert_eq!(limiter.pace(replicas, clock.now()), expected);
+            while limiter.take(LOGIN, replicas, clock.now()).is_ok() {}
+            let slowest = MINUTE / u32::try_from(places).unwrap();
+            assert_eq!(limiter.pace(replicas, clock.now()).interval, slowest);
+            clock.advance(MINUTE);
+            assert_eq!(limiter.pace(replicas, clock.now()), expected);
+        }
+        let (limiter, clock) = limiter(600);
+        for _ in 0..240 {
+            assert_eq!(limiter.take(REFRESH, ALONE, clock.now()), Ok(()));
+        }
+        let interval = limiter.pace(ALONE, clock.now()).interval;
+        assert_eq!(interval, MINUTE / 180);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod call_slots;
 mod claim_mapping;
 mod claims;
 mod client_auth;
+mod code_queue;
 mod discovery;
 mod endpoint;
 mod error;
@@ -46,6 +47,7 @@ mod metadata;
 mod probe;
 pub mod profile;
 mod reachability;
+mod redemption;
 mod refresh;
 mod schedule;
 pub mod settings;
@@ -62,7 +64,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use aws_lc_rs::digest::{self, SHA256};
@@ -72,6 +73,7 @@ use http_body_util::Full;
 use tokio::sync::{Mutex, Semaphore};
 
 pub use authorization::{AuthorizationRequest, Prompt};
+pub use code_queue::{CodeTurn, QueueClient};
 pub use error::{
     Actor, Classification, Error, ExchangeError, GrantError, KeysError, NotReady, ReachError,
     ResponseError, Sent, SetupError, TokenCallError, Unreachable,
@@ -88,6 +90,7 @@ pub use keys::{KeySetError, SkippedKeys};
 pub use logout::LogoutTokenError;
 pub(crate) use logout::UnverifiedClaims;
 pub use metadata::MetadataError;
+pub use redemption::Redemption;
 pub use refresh::{RefreshError, RefreshRequest, Refreshed, Verdict};
 pub use settings::{ResponseMode, Settings};
 pub(crate) use sign_out::EndSession;
@@ -96,40 +99,21 @@ pub use userinfo::UserinfoError;
 pub(crate) use webhook::SignedRequest;
 
 use crate::clock::{Clock, Timestamp};
-use crate::secret::{Environment, Secret};
+use crate::secret::Environment;
 use breaker::Breaker;
 use call_slots::{CallSlot, CallSlots};
 use client_auth::Credentials;
+use code_queue::CodeQueue;
 use files::{read_text, variable};
-use grant::{GrantVerifier, ResponseContext};
+use grant::GrantVerifier;
 use info::{CallSettings, ProviderInfo};
 use internal_url::InternalUrl;
 use issuer::Issuer;
 use limiter::Limiter;
 use reachability::Reachability;
 use settings::{ErrorPattern, GrantType};
-use token::{CodeGrant, RequestFormat, TokenResponse};
+use token::{RequestFormat, TokenResponse};
 use webhook::WebhookKeys;
-
-/// An authorization code, and the values of the authorization request that led to the code.
-#[derive(Debug)]
-pub struct Redemption<'a> {
-    /// The authorization code.
-    pub code: Secret<String>,
-    /// The PKCE verifier for the challenge in the authorization request (RFC 7636 section 4.5).
-    pub code_verifier: Secret<String>,
-    /// The nonce of the authorization request. The ID token must contain the same nonce.
-    pub nonce: &'a str,
-    /// The redirection URI of the authorization request, byte for byte.
-    pub redirect_uri: &'a str,
-    /// The time when the authorization request was sent.
-    pub begun_at: Timestamp,
-    /// The `max_age` of the authorization request, if it differs from the settings. The ID token
-    /// must prove that the user has authenticated within this time.
-    pub max_age: Option<Duration>,
-    /// The number of processes that share the limit of calls per minute.
-    pub replicas: NonZeroU32,
-}
 
 /// All providers, by the configured name of each provider.
 pub type Providers = BTreeMap<Box<str>, Arc<Provider>>;
@@ -155,6 +139,8 @@ pub struct Provider {
     limiter: Limiter,
     /// Limits the number of concurrent calls.
     call_slots: CallSlots,
+    /// The codes that wait for their exchange.
+    code_queue: Arc<CodeQueue>,
     /// Limits the number of concurrent revocations.
     revocations: Semaphore,
     breaker: Arc<Breaker>,
@@ -212,6 +198,7 @@ impl Provider {
             format: RequestFormat::new(settings)?,
             limiter: Limiter::per_minute(settings.token_calls_per_minute),
             call_slots: CallSlots::new(settings.concurrent_calls),
+            code_queue: Arc::default(),
             revocations: Semaphore::new(sign_out::MAX_REVOCATIONS),
             breaker: Arc::default(),
             grant_verifier,
@@ -232,8 +219,8 @@ impl Provider {
     /// If the settings have not changed, the function returns `before`, with its metadata and keys.
     ///
     /// If the settings have changed, but the name and the fingerprint ([`Provider::fingerprint`])
-    /// have not changed, `self` shares the breaker and the call counter of `before`. A reload of
-    /// the settings must not reset the limits on the calls to the provider.
+    /// have not changed, `self` shares the breaker, the call counter and the queue of codes of
+    /// `before`. A reload of the settings must not reset the limits on the calls to the provider.
     ///
     /// If the URLs for metadata and keys and the trusted certificates are also unchanged, `self`
     /// copies the metadata and keys of `before`. If the metadata contradicts the new settings,
@@ -246,6 +233,7 @@ impl Provider {
         if before.name == self.name && before.fingerprint() == self.fingerprint() {
             self.limiter.share_with(&before.limiter);
             self.breaker = Arc::clone(&before.breaker);
+            self.code_queue = Arc::clone(&before.code_queue);
             if self.settings.has_same_sources_as(&before.settings) {
                 self.take_over(before);
             }
@@ -384,59 +372,6 @@ impl Provider {
             (None, _) => !self.settings.require_response_iss && !self.info()?.promises_iss,
         };
         right.then_some(()).ok_or(ResponseError::Issuer)
-    }
-
-    /// Exchanges an authorization code for tokens with one call to the token endpoint (RFC 6749
-    /// section 4.1.3). If the gateway needs the provider's keys or the userinfo for the identity of
-    /// the user, the function also fetches the keys or the userinfo.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`ExchangeError::Call`] if the call returned no tokens. The [`Classification`] of a
-    /// call error states whether the provider may have used the code. Returns
-    /// [`ExchangeError::Grant`] if the tokens are not valid.
-    ///
-    /// # Cancel safety
-    ///
-    /// Not cancel safe. If the future is dropped, the provider may have used the code, and the
-    /// tokens are lost. The caller should run the future in a task that can outlive the browser's
-    /// connection.
-    pub async fn redeem(
-        &self,
-        redemption: Redemption<'_>,
-        clock: &Clock,
-    ) -> Result<Grant, ExchangeError> {
-        let info = self.info()?;
-        // The wait for a slot may be long, so the gateway reads the clock and checks the rate limit
-        // after the wait.
-        let _slot = self.call_slot(GrantType::AuthorizationCode).await?;
-        let requested_at = clock.now();
-        self.check_rate(
-            (GrantType::AuthorizationCode, redemption.replicas),
-            requested_at,
-        )?;
-        let grant = CodeGrant {
-            code: &redemption.code,
-            code_verifier: self.settings.pkce.then_some(&redemption.code_verifier),
-            redirect_uri: redemption.redirect_uri,
-        };
-        let (uri, client_auth) = (info.token.uri(), &info.client_auth);
-        let request = self
-            .format
-            .redemption(uri, client_auth, &grant, requested_at)?;
-        let grant_type = GrantType::AuthorizationCode;
-        let answer = self
-            .call_token_endpoint(&info, grant_type, request, clock)
-            .await?;
-        let response = ResponseContext {
-            info: &info,
-            answer: &answer,
-            requested_at,
-        };
-        Ok(self
-            .grant_verifier
-            .grant(&response, &redemption, clock)
-            .await?)
     }
 
     /// Makes one call to the token endpoint.

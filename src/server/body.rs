@@ -1,7 +1,7 @@
 //! Request and response bodies. A request body has a minimum rate and a maximum size. A request is
 //! in progress until its response body is dropped.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,12 +12,10 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::deadline::ConnectionState;
-use super::reading::LowestRate;
+use super::rate_meter::RateMeter;
 use super::stream::InFlight;
-use crate::clock::Clock;
 
 /// The reason why a request body ended too early. Responsible: the client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -45,12 +43,49 @@ pub(crate) struct BodyWatch(Option<Rc<Observed>>);
 struct Observed {
     failure: Cell<Option<BodyFailure>>,
     bytes: Cell<u64>,
+    rest: RefCell<Rest>,
+}
+
+/// The rest of a body that nobody reads any more.
+#[derive(Debug, Default)]
+enum Rest {
+    /// The request has no answer yet, and the body is still read.
+    #[default]
+    Read,
+    /// The request has no answer yet, and nobody reads the body any more.
+    Unread(Incoming),
+    /// The request has an answer.
+    Answered(Afterwards),
+}
+
+/// What happens after the answer to the rest of a body that nobody reads.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Afterwards {
+    /// The rest is refused: an HTTP/1.1 connection closes, and an HTTP/2 stream is reset.
+    Refused,
+    /// The rest is read and discarded for a limited time.
+    Discarded,
 }
 
 impl BodyWatch {
     /// Returns the failure, if the body has failed.
     pub(crate) fn failure(&self) -> Option<BodyFailure> {
         self.0.as_ref().and_then(|observed| observed.failure.get())
+    }
+
+    /// Records that the request has its answer. Returns the body, if nobody reads it any more and it
+    /// has not ended.
+    pub(super) fn answered(&self, afterwards: Afterwards) -> Option<Incoming> {
+        let observed = self.0.as_ref()?;
+        match observed.rest.replace(Rest::Answered(afterwards)) {
+            Rest::Unread(body) => Some(body),
+            Rest::Read | Rest::Answered(_) => None,
+        }
+    }
+
+    /// Whether the request has a body.
+    pub(super) fn has_body(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Returns the number of bytes that have arrived.
@@ -65,15 +100,15 @@ impl BodyWatch {
 ///
 /// `is_end_stream` and `size_hint` return the values of hyper's body, so a request without a body
 /// is also forwarded without a body. If the caller stops polling before a frame arrives, no data is
-/// lost.
+/// lost. If the caller drops the body before its end, [`super::unread`] handles the rest.
 pub(crate) struct RequestBody {
-    inner: Incoming,
-    /// The data with which the gateway enforces the limits of the body. The value is `None` if the
-    /// request has no body.
+    /// `None` if the request has no body, or if the body has ended.
     open: Option<Box<OpenBody>>,
 }
 
+/// A body that has not ended, with the data with which the gateway enforces its limits.
 struct OpenBody {
+    inner: Incoming,
     state: OpenState,
     observed: Rc<Observed>,
     left: u64,
@@ -111,6 +146,7 @@ impl RequestBody {
     ) -> Self {
         let open = (!inner.is_end_stream()).then(|| {
             Box::new(OpenBody {
+                inner,
                 state: OpenState::new(state),
                 observed: Rc::default(),
                 left: u64::MAX,
@@ -118,7 +154,7 @@ impl RequestBody {
                 trailer_filter: None,
             })
         });
-        Self { inner, open }
+        Self { open }
     }
 
     /// Allows at most `bytes` further bytes of the body.
@@ -132,7 +168,7 @@ impl RequestBody {
             return Ok(());
         };
         open.left = bytes;
-        if self.inner.size_hint().lower() > bytes {
+        if open.inner.size_hint().lower() > bytes {
             return Err(open.fail(BodyFailure::TooLarge));
         }
         Ok(())
@@ -198,13 +234,18 @@ impl Body for RequestBody {
         if let Some(failure) = open.observed.failure.get() {
             return Poll::Ready(Some(Err(failure)));
         }
-        let Poll::Ready(polled) = Pin::new(&mut this.inner).poll_frame(cx) else {
+        let half_closed = &open.state.0.half_closed;
+        let Poll::Ready(polled) = Pin::new(&mut open.inner).poll_frame(cx) else {
+            if half_closed.body_waits(cx.waker()) {
+                return Poll::Ready(Some(Err(open.fail(BodyFailure::Broken))));
+            }
             let Some(meter) = &mut open.rate_meter else {
                 return Poll::Pending;
             };
             ready!(meter.poll_too_slow(cx));
             return Poll::Ready(Some(Err(open.fail(BodyFailure::TooSlow))));
         };
+        half_closed.body_arrives();
         match polled {
             None => {
                 this.open = None;
@@ -216,7 +257,13 @@ impl Body for RequestBody {
             }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => Poll::Ready(Some(match open.accept(data.len()) {
-                    Ok(()) => Ok(Frame::data(data)),
+                    Ok(()) => {
+                        // Most callers do not poll a body again after its last byte.
+                        if open.inner.is_end_stream() {
+                            this.open = None;
+                        }
+                        Ok(Frame::data(data))
+                    }
                     Err(failure) => Err(failure),
                 })),
                 // The trailers are the last frame of a body.
@@ -233,21 +280,33 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.open.is_none() || self.inner.is_end_stream()
+        self.open.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let open = self.open.as_ref();
+        open.map_or_else(|| SizeHint::with_exact(0), |open| open.inner.size_hint())
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some(open) = &self.open
-            && !self.inner.is_end_stream()
-        {
-            // If a socket with unread input is closed, the kernel sends a reset.
-            open.state.0.body_left_unread();
+        let Some(open) = self.open.take().filter(|open| !open.inner.is_end_stream()) else {
+            return;
+        };
+        let OpenBody {
+            inner,
+            state,
+            observed,
+            ..
+        } = *open;
+        // If a socket with unread input is closed, the kernel sends a reset.
+        state.0.body_left_unread();
+        let mut rest = observed.rest.borrow_mut();
+        match *rest {
+            Rest::Read | Rest::Unread(_) => *rest = Rest::Unread(inner),
+            Rest::Answered(Afterwards::Refused) => drop(inner),
+            Rest::Answered(Afterwards::Discarded) => state.0.lingers(inner),
         }
     }
 }
@@ -257,69 +316,6 @@ impl fmt::Debug for RequestBody {
         f.debug_struct("RequestBody")
             .field("size", &self.size_hint())
             .finish_non_exhaustive()
-    }
-}
-
-/// Measures how fast a client sends a request body. The meter counts only the time during which the
-/// reader of the body waits for data. If the reader never has to wait, the timer is never set.
-struct RateMeter {
-    clock: Clock,
-    window: Duration,
-    /// The number of bytes that must arrive in each period `window`.
-    least: u64,
-    bytes: u64,
-    /// The total time for which the server has waited for data in this window, without the wait
-    /// that is in progress.
-    waited: Duration,
-    waiting_since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl RateMeter {
-    fn new(clock: &Clock, window: Duration, rate: u64) -> Self {
-        Self {
-            clock: clock.clone(),
-            window,
-            least: LowestRate::new(rate, window).least,
-            bytes: 0,
-            waited: Duration::ZERO,
-            waiting_since: None,
-            timer: None,
-        }
-    }
-
-    fn arrived(&mut self, bytes: u64) {
-        if let Some(since) = self.waiting_since.take() {
-            let waited = self.clock.instant().saturating_duration_since(since);
-            self.waited = self.waited.saturating_add(waited);
-        }
-        self.bytes = self.bytes.saturating_add(bytes);
-        // Enough bytes have arrived in this window, so the next window begins.
-        if self.bytes >= self.least {
-            self.bytes = 0;
-            self.waited = Duration::ZERO;
-        }
-    }
-
-    /// Returns `Ready` if the reader has waited for data for the time `window`, and fewer than
-    /// `least` bytes have arrived in this time. Call this function only when no data of the body is
-    /// available.
-    fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let now = self.clock.instant();
-            let since = *self.waiting_since.get_or_insert(now);
-            let waited = self.waited.saturating_add(now.duration_since(since));
-            let left = self.window.saturating_sub(waited);
-            let due = now.checked_add(left).filter(|_due| !left.is_zero());
-            let Some(due) = due else {
-                return Poll::Ready(());
-            };
-            // The deadline `due` can move to a later time before the timer fires. The timer is set
-            // again only after the timer has fired, because most bodies end earlier.
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            ready!(timer.as_mut().poll(cx));
-            timer.as_mut().reset(due);
-        }
     }
 }
 
@@ -368,13 +364,25 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ResponseBody<B> {
             return Poll::Ready(Some(Ok(piece)));
         }
         let polled = ready!(Pin::new(inner).poll_frame(cx));
+        // Trailers are the last frame of a body.
+        if polled
+            .as_ref()
+            .is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers))
+        {
+            stream.answer_ends();
+        }
         Poll::Ready(polled.map(|frame| frame.map(|frame| stream.hand_over(frame, now))))
     }
 
     fn is_end_stream(&self) -> bool {
         let stream = self.in_flight.stream();
         let has_rest = stream.is_some_and(|(stream, _now)| stream.has_rest());
-        !has_rest && self.inner.as_ref().is_none_or(Body::is_end_stream)
+        let ends = !has_rest && self.inner.as_ref().is_none_or(Body::is_end_stream);
+        if let Some((stream, _now)) = stream.filter(|_stream| ends) {
+            // The connection ends the HTTP/2 stream now and does not poll the body again.
+            stream.answer_ends();
+        }
+        ends
     }
 
     /// The client's connection calls `size_hint` only before the first frame.
@@ -382,66 +390,5 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ResponseBody<B> {
         self.inner
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use tokio::time::advance;
-
-    use super::*;
-
-    const WINDOW: Duration = Duration::from_secs(20);
-
-    async fn is_too_slow(rate_meter: &mut RateMeter) -> bool {
-        poll_fn(|cx| Poll::Ready(rate_meter.poll_too_slow(cx).is_ready())).await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn d_04_a_window_without_enough_bytes_is_too_slow() {
-        let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
-        for _ in 0..19 {
-            assert!(!is_too_slow(&mut rate_meter).await);
-            advance(Duration::from_secs(1)).await;
-            rate_meter.arrived(1);
-        }
-        assert!(!is_too_slow(&mut rate_meter).await);
-        advance(Duration::from_secs(1)).await;
-        assert!(is_too_slow(&mut rate_meter).await);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_at_the_lowest_rate_is_never_too_slow() {
-        let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
-        for _ in 0..200 {
-            assert!(!is_too_slow(&mut rate_meter).await);
-            advance(Duration::from_millis(1900)).await;
-            rate_meter.arrived(1000);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn time_in_which_nobody_waits_does_not_count() {
-        let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
-        assert!(!is_too_slow(&mut rate_meter).await);
-        rate_meter.arrived(1);
-        // The upstream accepts no bytes for an hour, so the gateway reads no bytes from the client.
-        advance(Duration::from_hours(1)).await;
-        assert!(!is_too_slow(&mut rate_meter).await);
-        advance(Duration::from_secs(19)).await;
-        assert!(!is_too_slow(&mut rate_meter).await);
-        advance(Duration::from_secs(1)).await;
-        assert!(is_too_slow(&mut rate_meter).await);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_timer_wakes_the_waiting_task() {
-        let mut rate_meter = RateMeter::new(&Clock::system(), WINDOW, 500);
-        let start = Clock::system().instant();
-        poll_fn(|cx| rate_meter.poll_too_slow(cx)).await;
-        let took = Clock::system().instant().duration_since(start);
-        assert_eq!(took, WINDOW);
     }
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -27,18 +27,21 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::body::{RequestBody, ResponseBody};
-use super::deadline::{ConnectionState, Phase, Protocol};
+use super::deadline::ConnectionState;
 use super::gather::Gather;
+use super::head_limits::is_above;
 use super::hpack;
 use super::http1::serve_http1;
+use super::phase::{Phase, Protocol};
+use super::refusal::Refusal;
 use super::socket::{Plaintext, Socket};
 use super::stream::InFlight;
 use super::switch::Switch;
 use super::{Content, Handler, Settings, TunnelFn};
 
 /// The maximum number of bytes that are buffered in each direction: per connection (HTTP/1.1) or
-/// per stream (HTTP/2). If the settings allow a request head longer than `BUFFER`, an HTTP/1.1
-/// connection may buffer a head of the allowed length.
+/// per stream (HTTP/2). If the settings allow longer request heads, an HTTP/1.1 connection may buffer a
+/// longer head ([`super::Limits::library_head_bytes`]).
 pub(super) const BUFFER: usize = 64 * 1024;
 /// The HTTP/2 connection preface (RFC 9113 section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -69,6 +72,15 @@ pub(super) struct Serving<H: Handler> {
     pub(super) settings: Settings,
     /// The tunnel that follows a 101 response.
     pub(super) tunnel: Rc<Cell<Option<TunnelFn>>>,
+}
+
+impl<H: Handler> Serving<H> {
+    /// Tells the handler that the server closes the connection because of the bytes that the client
+    /// has sent.
+    pub(super) fn refused(&self, refusal: Refusal, error: &dyn Error) {
+        let connection = &self.per_connection;
+        self.handler.connection_refused(connection, refusal, error);
+    }
 }
 
 /// Serves a connection until it ends.
@@ -133,9 +145,17 @@ async fn handshake<H: Handler>(
         Err(error) => {
             let client = serving.state.peer;
             tracing::debug!(client.address = %client, %error, "TLS handshake failed");
+            // A client that only disconnects has sent nothing that is wrong.
+            if error.kind() == io::ErrorKind::InvalidData {
+                let refusal = Refusal::of_handshake(serving.state.arrivals().opening());
+                serving.refused(refusal, &error);
+            }
             None
         }
-        Ok(stream) => Some(Box::new(stream)),
+        Ok(stream) => {
+            serving.state.arrivals().handshake_ended();
+            Some(Box::new(stream))
+        }
     }
 }
 
@@ -164,7 +184,7 @@ where
         .keep_alive_interval(deadlines.idle)
         .keep_alive_timeout(deadlines.write)
         .max_concurrent_streams(limits.streams)
-        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(limits.library_head_bytes()).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW.min(window))
         .initial_connection_window_size(window)
         .max_send_buf_size(BUFFER)
@@ -174,23 +194,37 @@ where
     let gathered = stream.clone();
     let stream = Plaintext::new(stream, Rc::clone(&state), Protocol::Http2);
     let io = TokioIo::new(stream.rewound(early));
-    let service = service_fn(move |request| answer(&serving, request, Protocol::Http2));
+    let answering = Rc::clone(&serving);
+    let service = service_fn(move |request| answer(&answering, request, Protocol::Http2));
     let connection = pin!(builder.serve_connection(io, service));
-    finish(
+    let finished = finish(
         &state,
         connection,
-        |cx| gathered.poll_release(cx),
+        |cx| {
+            state.lingering.poll(cx);
+            state.arrivals().turn_ended();
+            gathered.poll_release(cx)
+        },
         || true,
         http2::Connection::graceful_shutdown,
-    )
-    .await
-    .map_or_else(drop, drop);
+    );
+    if let Err(Broken::Http(error)) = finished.await
+        && let Some(refusal) = Refusal::of_http2(&error, state.arrivals())
+    {
+        serving.refused(refusal, &error);
+    }
 }
 
-/// `Broken` means that a connection ended with an error. The function [`finish`] has already logged
-/// the error.
-#[derive(Debug)]
-pub(super) struct Broken;
+/// The error with which a connection ended. The function [`finish`] has already logged the error.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    /// The HTTP library reports an error of the client or of the socket.
+    #[error(transparent)]
+    Http(hyper::Error),
+    /// The socket is broken.
+    #[error(transparent)]
+    Socket(io::Error),
+}
 
 /// The state of a connection after [`finish`] returns without an error.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -227,14 +261,12 @@ pub(super) async fn finish<C: Future<Output = hyper::Result<()>>>(
             }
         }
         match (after_poll(cx), polled) {
-            (Poll::Ready(Err(error)), _) => Poll::Ready(Err(error.into())),
-            (_, polled) => polled.map_ok(|()| Finished::Ended).map_err(Box::from),
+            (Poll::Ready(Err(error)), _) => Poll::Ready(Err(Broken::Socket(error))),
+            (_, polled) => polled.map_ok(|()| Finished::Ended).map_err(Broken::Http),
         }
     });
-    let result: Result<Finished, Box<dyn Error>> = result.await;
-    result.map_err(|error| {
+    result.await.inspect_err(|error| {
         tracing::debug!(client.address = %state.peer, %error, "Connection ended with an error");
-        Broken
     })
 }
 
@@ -261,20 +293,29 @@ pub(super) fn answer<H: Handler>(
         Switch::read(&mut head, protocol, serving)
     };
     let body = RequestBody::new(body, &state, deadlines.body_window, limits.body_rate);
-    let fields = &head.headers;
-    let too_many = fields.len() > limits.fields && count_fields(fields) > limits.fields;
+    let upload = body.watch();
+    // The rest of the body must not be read without need if the client waits for a 100 response.
+    let expects = upload.has_body() && head.headers.contains_key(EXPECT);
+    let received = state.arrivals().head_parsed();
+    let is_above = is_above(&limits, &head, (protocol, received));
     // Over HTTP/2, hyper does not remove the content of a response to HEAD (RFC 9110 section
     // 9.3.2).
     let without_content = protocol == Protocol::Http2 && head.method == Method::HEAD;
     async move {
-        if too_many {
-            let mut response = Response::new(ResponseBody::empty(in_flight));
-            *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-            return Ok(response);
-        }
         let panic_logger = PanicLogger(state.peer);
-        let mut response = handler.handle(&per_connection, head, body).await;
+        let mut response = if is_above {
+            handler.refuse_head(&per_connection, head, body)
+        } else {
+            handler.handle(&per_connection, head, body).await
+        };
         drop(panic_logger);
+        let mut leaves_body = false;
+        if upload.has_body() {
+            match in_flight.stream() {
+                None => leaves_body = state.leaves_body(&upload, expects).await,
+                Some((stream, _now)) => stream.set_upload(upload),
+            }
+        }
         switch.answer(&mut response, &state);
         let mut response = if without_content {
             head_response(response, in_flight)
@@ -282,21 +323,27 @@ pub(super) fn answer<H: Handler>(
             response.body_mut().begin(|| in_flight.control());
             response.map(|body| ResponseBody::new(body, in_flight))
         };
-        match protocol {
-            // The `Connection` field of a 101 response must not be replaced, because the field
-            // contains `Upgrade`.
-            Protocol::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
-            Protocol::Http1 if state.is_closing() => {
-                // The last response on a connection contains `Connection: close` (RFC 9112 section
-                // 9.6).
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Protocol::Http1 => {}
-            Protocol::Http2 => hpack::index_only_repeating(response.headers_mut()),
-        }
+        let is_last = leaves_body || state.is_closing();
+        write_connection_fields(&mut response, protocol, is_last);
         Ok(response)
+    }
+}
+
+/// Writes the fields of a response that depend on its connection. `is_last` states whether the
+/// connection closes after the response.
+fn write_connection_fields<B>(response: &mut Response<B>, protocol: Protocol, is_last: bool) {
+    match protocol {
+        // The `Connection` field of a 101 response must not be replaced, because the field contains
+        // `Upgrade`.
+        Protocol::Http1 if response.status() == StatusCode::SWITCHING_PROTOCOLS => {}
+        Protocol::Http1 if is_last => {
+            // The last response on a connection contains `Connection: close` (RFC 9112 section
+            // 9.6).
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        Protocol::Http1 => {}
+        Protocol::Http2 => hpack::index_only_repeating(response.headers_mut()),
     }
 }
 
@@ -313,13 +360,6 @@ fn head_response<B: Body>(response: Response<B>, in_flight: InFlight) -> Respons
             .or_insert(length);
     }
     response
-}
-
-/// Counts the fields of a request head. HTTP/2 clients may split `Cookie` into several fields (RFC
-/// 9113 section 8.2.3), so all `Cookie` fields count as one field.
-fn count_fields(fields: &HeaderMap) -> usize {
-    let pieces = fields.get_all(COOKIE).iter().count();
-    fields.len().saturating_sub(pieces.saturating_sub(1))
 }
 
 /// Logs that a handler panicked. The payload of the panic is not logged, because the payload may

@@ -1,12 +1,48 @@
 //! Types with which a handler observes or ends its answer while the server sends the answer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::{Rc, Weak};
+
+use tokio::sync::Notify;
 
 use super::deadline::ConnectionState;
 use super::reading::ReadFailure;
 use super::stream::Stream;
+
+/// Tells the streams on one connection that the drain time of the server is almost over.
+#[derive(Debug, Default)]
+pub(super) struct StreamStop {
+    has_begun: Cell<bool>,
+    begun: Notify,
+}
+
+impl StreamStop {
+    /// Tells the streams to end.
+    pub(super) fn begin(&self) {
+        self.has_begun.set(true);
+        self.begun.notify_waiters();
+    }
+
+    /// Whether [`StreamStop::begin`] was called.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.get()
+    }
+
+    /// Waits for [`StreamStop::begin`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(super) async fn begun(&self) {
+        // `notified` is created before `has_begun` is read, so that this function misses no call of
+        // `begin`.
+        let notified = self.begun.notified();
+        if !self.has_begun.get() {
+            notified.await;
+        }
+    }
+}
 
 /// Reports when a tunnel has to end.
 #[derive(Clone, Debug)]
@@ -20,7 +56,7 @@ impl TunnelStop {
     ///
     /// Cancel safe.
     pub(crate) async fn requested(&self) {
-        self.0.streams_stopped().await;
+        self.0.stop.begun().await;
     }
 
     /// Returns the reason, if the gateway has ended the connection because the client took the
@@ -93,7 +129,7 @@ impl AnswerControl {
 
     /// Whether the server is stopping and its drain time is almost over.
     pub(crate) fn is_draining(&self) -> bool {
-        self.state.has_stopped_streams()
+        self.state.stop.has_begun()
     }
 
     /// The reason why the answer was ended, if the client did not take bytes fast enough.

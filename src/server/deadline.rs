@@ -13,17 +13,21 @@ use std::task::Waker;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Deadlines;
+use super::arrivals::Arrivals;
 use super::coarse_clock::CoarseClock;
-use super::control::{Informed, SlowReader};
+use super::control::{Informed, StreamStop};
 use super::dormant::Dormancy;
+use super::half_closed::HalfClosed;
 use super::overdue::Overdue;
+pub(super) use super::phase::{Phase, Protocol};
+use super::place::Place;
 use super::reading::{LowestRate, ReadFailure, ReadMeter, acknowledged};
 use super::stream::{InFlight, Stream};
+use super::unread::Lingering;
 use crate::clock::Clock;
 
 /// The maximum time for which a connection without activity stays open after the gateway has asked
@@ -32,42 +36,14 @@ const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// The longest time for which the gateway continues to read after the last response. If a socket
 /// with unread input is closed, the kernel sends a reset. A reset can destroy a response that the
 /// client has not received yet.
-const LINGER: Duration = Duration::from_secs(2);
-
-/// The phase of a connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Phase {
-    /// No byte has arrived.
-    FirstByte,
-    /// The TLS handshake. Without TLS, the phase `Handshake` ends when the first bytes are read.
-    Handshake,
-    /// A part of a request head or of the HTTP/2 preface has arrived.
-    Head,
-    /// No request is in flight.
-    Idle,
-    /// At least one request is in flight: the handler runs, or the response is being sent.
-    Busy,
-    /// The server has sent its last response, and discards all input until the client closes the
-    /// connection.
-    Linger,
-}
-
-/// The version of HTTP that a connection uses. The HTTP version determines how requests share the
-/// connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Protocol {
-    /// The requests of a connection are answered one after the other.
-    Http1,
-    /// Several requests of a connection are answered at the same time. Over HTTP/2, each request
-    /// has its own HTTP/2 stream with its own flow control (RFC 9113 section 5.2).
-    Http2,
-}
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// The state of one connection. Only the worker that serves the connection accesses the
 /// `ConnectionState`.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     pub(super) peer: SocketAddr,
+    pub(super) place: Place,
     /// The socket of the connection. `None` before the connection is served and after the end of
     /// the connection.
     socket: RefCell<Option<TcpStream>>,
@@ -98,9 +74,9 @@ pub(super) struct ConnectionState {
     /// Whether a request asked for another protocol. After a request for another protocol, hyper
     /// leaves the connection open, so our code has to close the connection.
     upgrade_requested: Cell<bool>,
-    /// Whether the streams on this connection have to end. `stop` notifies the streams.
-    stopped: Cell<bool>,
-    stop: Notify,
+    pub(super) stop: StreamStop,
+    pub(super) half_closed: HalfClosed,
+    pub(super) lingering: Lingering,
     /// The reason why the connection was ended, if the client did not take bytes fast enough.
     failure: Cell<Option<ReadFailure>>,
     /// Whether the latest request is an HTTP/1.0 request.
@@ -108,6 +84,9 @@ pub(super) struct ConnectionState {
     /// Whether the socket has to be closed with a reset.
     has_broken_answer: Cell<bool>,
     dormancy: Dormancy,
+    arrivals: Arrivals,
+    /// Whether the server no longer waits until the client closes the connection.
+    linger_over: Cell<bool>,
     task: OnceCell<AbortHandle>,
     /// The answer that is being sent over HTTP/1.1.
     informed: Informed,
@@ -122,6 +101,7 @@ impl ConnectionState {
         let now = coarse_clock.now();
         Rc::new(Self {
             peer,
+            place: Place::default(),
             socket: RefCell::new(None),
             coarse_clock: Rc::clone(coarse_clock),
             phase: Cell::new(Phase::FirstByte),
@@ -137,12 +117,15 @@ impl ConnectionState {
             closing: Cell::new(None),
             waker: RefCell::new(None),
             upgrade_requested: Cell::new(false),
-            stopped: Cell::new(false),
-            stop: Notify::new(),
+            stop: StreamStop::default(),
+            half_closed: HalfClosed::default(),
+            lingering: Lingering::default(),
             failure: Cell::new(None),
             is_http10: Cell::new(false),
             has_broken_answer: Cell::new(false),
             dormancy: Dormancy::default(),
+            arrivals: Arrivals::default(),
+            linger_over: Cell::new(false),
             task: OnceCell::new(),
             informed: Informed::default(),
             unspawned: RefCell::new(None),
@@ -176,10 +159,11 @@ impl ConnectionState {
         self.phase.get()
     }
 
-    /// Records that the socket has received bytes of any kind.
-    pub(super) fn received(&self) {
+    /// Records that the socket has received `bytes` of any kind.
+    pub(super) fn received(&self, bytes: &[u8]) {
         self.last_transfer.set(self.coarse_clock.now());
         if self.phase.get() == Phase::FirstByte {
+            self.arrivals.begin(bytes);
             self.enter(Phase::Handshake);
         }
     }
@@ -221,6 +205,11 @@ impl ConnectionState {
         self.unread.set(true);
     }
 
+    /// Records that the rest of a body that was left unread was read.
+    pub(super) fn body_is_read(&self) {
+        self.unread.set(false);
+    }
+
     pub(super) fn upgrade_requested(&self) {
         self.upgrade_requested.set(true);
     }
@@ -228,31 +217,6 @@ impl ConnectionState {
     /// Whether a request on this connection has asked for another protocol.
     pub(super) fn is_upgrade_requested(&self) -> bool {
         self.upgrade_requested.get()
-    }
-
-    /// Tells the streams on this connection that the drain time of the server is almost over.
-    pub(super) fn stop_streams(&self) {
-        self.stopped.set(true);
-        self.stop.notify_waiters();
-    }
-
-    /// Whether [`ConnectionState::stop_streams`] was called.
-    pub(super) fn has_stopped_streams(&self) -> bool {
-        self.stopped.get()
-    }
-
-    /// Waits for [`ConnectionState::stop_streams`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub(super) async fn streams_stopped(&self) {
-        // `notified` is created before `stopped` is read, so that this function misses no call of
-        // `stop_streams`.
-        let notified = self.stop.notified();
-        if !self.stopped.get() {
-            notified.await;
-        }
     }
 
     /// Ends the connection, because the client does not take bytes fast enough.
@@ -323,6 +287,10 @@ impl ConnectionState {
         self.in_flight.set(left);
         if left == 0 {
             self.enter(Phase::Idle);
+            if self.is_half_closed() {
+                // hyper now has to find the end of the input, which was hidden during the answer.
+                self.wake();
+            }
         }
     }
 
@@ -408,26 +376,39 @@ impl ConnectionState {
         &self.dormancy
     }
 
+    pub(super) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
+    }
+
+    /// Ends the wait until the client closes the connection. The task of the connection continues,
+    /// so that it can report why the connection ended.
+    pub(super) fn end_linger(&self) {
+        self.linger_over.set(true);
+        self.wake();
+    }
+
+    pub(super) fn is_linger_over(&self) -> bool {
+        self.linger_over.get()
+    }
+
     /// The answer that is being sent over HTTP/1.1.
     pub(super) fn informed(&self) -> &Informed {
         &self.informed
     }
 
-    /// Returns the answers whose clients do not immediately accept all bytes. Over HTTP/1.1, the
-    /// socket of a slow client currently accepts no more bytes. Over HTTP/2, the flow control of a
-    /// slow client has not yet allowed the gateway to send all bytes of the latest piece of the
-    /// answer. This function returns each answer only one time.
-    pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
-        let mut slow = Vec::new();
-        if self.stalled.get().is_some() {
-            slow.extend(self.informed.take());
-        }
-        for stream in self.streams.borrow().iter() {
-            if stream.blocked_since().is_some() {
-                slow.extend(stream.informed().take());
-            }
-        }
-        slow.into_iter()
+    /// The open HTTP/2 streams.
+    pub(super) fn streams(&self) -> &RefCell<Vec<Rc<Stream>>> {
+        &self.streams
+    }
+
+    /// Whether the socket did not accept the latest write.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.get().is_some()
+    }
+
+    /// The time of the latest write that the socket did not accept.
+    pub(super) fn last_stalled(&self) -> Option<Instant> {
+        self.last_stalled.get()
     }
 
     /// If the socket accepts no bytes, asks the kernel how many bytes the client has acknowledged.
@@ -442,6 +423,32 @@ impl ConnectionState {
         self.meter.is_too_slow(lowest)
     }
 
+    /// Returns the deadline of the current phase. Returns `None` if the client waits for the answer
+    /// to a request, or for the rest of an answer.
+    fn limit(&self, deadlines: &Deadlines) -> Option<(Duration, Overdue)> {
+        match self.phase.get() {
+            Phase::Busy => None,
+            // Until the socket has accepted the last response, only the write deadline applies.
+            Phase::Idle if self.is_stalled() => None,
+            Phase::FirstByte => Some((deadlines.first_byte, Overdue::FirstByte)),
+            Phase::Handshake => Some((deadlines.handshake, Overdue::Handshake)),
+            Phase::Head => Some((deadlines.head, Overdue::Head)),
+            Phase::Idle => Some((deadlines.idle, Overdue::Idle)),
+            Phase::Linger => Some((LINGER.min(deadlines.write), Overdue::Linger)),
+        }
+    }
+
+    /// Returns how much of its deadline a connection that waits for its client has used at `now`, in
+    /// thousandths. Returns `None` if the connection does not wait.
+    pub(super) fn used(&self, now: Instant, deadlines: &Deadlines) -> Option<u128> {
+        let (limit, overdue) = self.limit(deadlines)?;
+        // `since` can be up to one sweep too early.
+        let waited = now.saturating_duration_since(self.since.get());
+        let waited = waited.saturating_sub(deadlines.sweep()).as_millis();
+        let used = waited.saturating_mul(1000).checked_div(limit.as_millis());
+        (overdue != Overdue::Linger).then_some(used.unwrap_or(u128::MAX))
+    }
+
     /// Returns a deadline that has passed at `now`, if there is one.
     pub(super) fn overdue(&self, now: Instant, deadlines: &Deadlines) -> Option<Overdue> {
         let passed = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
@@ -450,17 +457,12 @@ impl ConnectionState {
         if no_progress.is_some_and(|since| passed(since, deadlines.write)) {
             return Some(Overdue::Write);
         }
-        let (limit, overdue) = match self.phase.get() {
-            Phase::Busy => return None,
-            // The socket has not accepted all bytes of the last response, so only the write
-            // deadline applies.
-            Phase::Idle if stalled.is_some() => return None,
-            Phase::FirstByte => (deadlines.first_byte, Overdue::FirstByte),
-            Phase::Handshake => (deadlines.handshake, Overdue::Handshake),
-            Phase::Head => (deadlines.head, Overdue::Head),
-            Phase::Idle => (deadlines.idle, Overdue::Idle),
-            Phase::Linger => (LINGER.min(deadlines.write), Overdue::Linger),
-        };
+        if matches!(self.phase.get(), Phase::Busy) {
+            let last_sent = self.last_transfer.get();
+            let vanished = self.has_vanished(now, last_sent, deadlines.half_closed);
+            return vanished.then_some(Overdue::HalfClosed);
+        }
+        let (limit, overdue) = self.limit(deadlines)?;
         let since = self.since.get();
         let is_waiting = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
         match self.closing.get() {
@@ -469,28 +471,11 @@ impl ConnectionState {
             Some(asked) if is_waiting => {
                 let asked = asked.max(since);
                 let done = passed(asked.max(self.last_transfer.get()), CLOSING_GRACE);
-                (done || passed(asked, deadlines.write)).then_some(Overdue::Closing)
+                let longest = deadlines.write.min(self.place.closing_time());
+                (done || passed(asked, longest)).then_some(Overdue::Closing)
             }
             Some(_) | None => passed(since, limit).then_some(overdue),
         }
-    }
-
-    /// Ends each HTTP/2 stream that the client blocks: the socket accepts bytes, but the client's
-    /// flow control allows too few bytes. If the network is slow, all streams wait for the socket,
-    /// so this function ends no stream. Returns the number of ended streams.
-    pub(super) fn end_blocked_streams(
-        &self,
-        now: Instant,
-        limits: (Duration, LowestRate),
-    ) -> usize {
-        let mut ended = 0_usize;
-        for stream in self.streams.borrow().iter() {
-            if let Some(failure) = stream.read_failure(now, self.last_stalled.get(), limits) {
-                stream.fail(failure);
-                ended = ended.saturating_add(1);
-            }
-        }
-        ended
     }
 }
 

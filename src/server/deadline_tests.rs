@@ -75,7 +75,7 @@ fn idle_begins_when_the_last_of_several_streams_ends() {
 #[test]
 fn bytes_of_an_http2_connection_do_not_start_a_head_after_the_preface() {
     let (state, _start) = state();
-    state.received();
+    state.received(b"a");
     assert_eq!(state.phase(), Phase::Handshake);
     state.head_begins();
     assert_eq!(state.phase(), Phase::Head);

@@ -10,11 +10,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 
-use super::connection::{BUFFER, Finished, Serving, answer, finish};
-use super::deadline::{Phase, Protocol};
+use super::arrivals::Opening;
+use super::connection::{BUFFER, Broken, Finished, Serving, answer, finish};
 use super::dormant::Stage;
+use super::phase::{Phase, Protocol};
+use super::refusal::Refusal;
 use super::socket::Plaintext;
-use super::{Handler, Limits, Settings, TunnelFn, TunnelStop, UpgradedClient};
+use super::{Handler, Settings, TunnelFn, TunnelStop, UpgradedClient};
 use crate::relay::{Duplex, Peer};
 
 /// The result of [`serve_requests`].
@@ -63,21 +65,18 @@ fn builder(settings: &Settings) -> http1::Builder {
     let limits = &settings.limits;
     let mut builder = http1::Builder::new();
     builder
-        // If a client closes its sending direction, the gateway treats the client as disconnected
-        // and drops the handler.
+        // hyper drops the handler when it finds the end of the input. `Plaintext` hides the end from
+        // hyper while the client may still wait for its answer.
         .half_close(false)
         .keep_alive(true)
         // The sweep enforces the time limit for a request head, so hyper needs no timer for each
         // request.
         .header_read_timeout(None)
         .title_case_headers(settings.title_case_fields)
-        .max_header_size(limits.head_bytes)
-        .max_buf_size(limits.head_bytes.max(BUFFER));
-    if limits.fields != Limits::default().fields {
-        // The default of hyper for the maximum number of fields is equal to the gateway's default.
-        // If the gateway sets a maximum number of fields explicitly, hyper allocates memory for the
-        // fields of every head.
-        builder.max_headers(limits.fields);
+        .max_header_size(limits.library_head_bytes())
+        .max_buf_size(limits.library_head_bytes().max(BUFFER));
+    if let Some(fields) = limits.library_fields() {
+        builder.max_headers(fields);
     }
     builder
 }
@@ -93,7 +92,8 @@ where
     let tunnel = Rc::clone(&serving.tunnel);
     let plaintext = Plaintext::new(stream, Rc::clone(&state), Protocol::Http1).rewound(early);
     let builder = builder(&serving.settings);
-    let service = service_fn(move |request| answer(&serving, request, Protocol::Http1));
+    let answering = Rc::clone(&serving);
+    let service = service_fn(move |request| answer(&answering, request, Protocol::Http1));
     let mut connection = builder.serve_connection(TokioIo::new(plaintext), service);
     state.dormancy().set(Stage::Awake);
     let after_poll = |_cx: &mut Context<'_>| Poll::Ready(Ok(()));
@@ -115,8 +115,9 @@ where
     );
     let finished = finished.await;
     match finished {
-        Err(_broken) => {
+        Err(broken) => {
             state.break_answer();
+            report(&serving, &broken);
             return Served::Ended;
         }
         Ok(Finished::Dormant) => {
@@ -142,4 +143,20 @@ where
         early,
     };
     Served::Switched(tunnel, client)
+}
+
+/// Tells the handler why a connection has ended, if the client has sent something that is wrong.
+fn report<H: Handler>(serving: &Serving<H>, broken: &Broken) {
+    let Broken::Http(error) = broken else {
+        return;
+    };
+    // After the first request, the first bytes of the connection do not explain the error.
+    let opening = if serving.state.has_served() {
+        Opening::Other
+    } else {
+        serving.state.arrivals().opening()
+    };
+    if let Some(refusal) = Refusal::of_http1(error, opening) {
+        serving.refused(refusal, error);
+    }
 }

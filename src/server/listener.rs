@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
@@ -87,10 +88,14 @@ fn listen_inside(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 ///
 /// While the future that `open` returned is not complete, the function accepts no further
 /// connection.
+///
+/// If no descriptor is free, the function calls `free_descriptors`. If `free_descriptors` returns
+/// true, it has ended tasks, which free their descriptors soon.
 pub(super) async fn accept<F: Future<Output = ()>>(
     listener: TcpListener,
     mut drain: watch::Receiver<bool>,
     open: impl Fn(TcpStream, SocketAddr) -> F,
+    free_descriptors: impl Fn() -> bool,
 ) {
     let mut paused = false;
     let mut draining = pin!(drain.wait_for(|drain| *drain));
@@ -106,12 +111,18 @@ pub(super) async fn accept<F: Future<Output = ()>>(
                 open(stream, peer).await;
             }
             Err(error) if is_client_error(&error) => {}
+            // The runtime drops the ended tasks before it continues here.
+            Err(error) if lacks_descriptor(&error) && free_descriptors() => {
+                tokio::task::yield_now().await;
+            }
             Err(error) => {
                 // If the system has run out of descriptors or memory, an immediate retry would fail
                 // again and only use processor time. Only the first of several consecutive failures
                 // is logged.
                 if !paused {
-                    tracing::warn!(%error, "Connections cannot be accepted");
+                    let hint = "the limit of descriptors of the process (LimitNOFILE, ulimit -n)";
+                    let keys = lacks_descriptor(&error).then_some(hint);
+                    tracing::warn!(%error, keys, "Connections cannot be accepted");
                 }
                 paused = true;
                 tokio::select! {
@@ -157,6 +168,14 @@ fn is_client_error(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::Interrupted
     )
+}
+
+/// Returns true if the process or the system has no free descriptor.
+fn lacks_descriptor(error: &io::Error) -> bool {
+    let codes = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error
+        .raw_os_error()
+        .is_some_and(|code| codes.contains(&code))
 }
 
 /// TCP keepalive detects that a client has disappeared, even if no bytes are sent for hours.

@@ -21,6 +21,9 @@
 //! - Each worker checks the deadlines of all its connections in one sweep. A single request needs a
 //!   timer only while the gateway waits for the body of the request.
 //!
+//! - At a limit of connections, a new connection closes a connection without a request in progress.
+//!   The clients with the most connections lose their connections first.
+//!
 //! - Over HTTP/2, the responses that one poll of a connection writes are sent together as one TLS
 //!   record. Copying small pieces into one buffer is cheaper than a TLS record and a system call
 //!   for each piece. The header compression table gets only fields whose values are likely to occur
@@ -28,9 +31,10 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,37 +45,60 @@ use http_body_util::Full;
 
 use self::reading::LowestRate;
 use crate::clock::Clock;
+use crate::fields::ClientNetworks;
 use crate::relay::Peer;
+use crate::telemetry::Metrics;
 use crate::tls::Acceptor;
 
+mod arrivals;
 mod body;
+mod clients;
 mod coarse_clock;
 mod connection;
 mod control;
 mod deadline;
+mod descriptor_limit;
 mod dormant;
+mod frames;
 mod gather;
+mod half_closed;
+mod head_limits;
+mod heartbeat;
 mod hpack;
 mod http1;
 mod listener;
+mod opening;
 mod overdue;
+mod phase;
+mod place;
 mod proxy_protocol;
+mod rate_meter;
 mod readiness;
 mod reading;
+mod refusal;
+mod report;
+mod shed;
+mod slots;
 mod socket;
 mod stream;
 mod switch;
+mod unread;
 mod worker;
 
 pub use body::BodyFailure;
 pub(crate) use body::{BodyWatch, RequestBody};
 pub(crate) use control::{AnswerControl, SlowReader, TunnelStop};
+pub(crate) use descriptor_limit::{descriptor_limit, raise_descriptor_limit};
+pub(crate) use heartbeat::Watch;
 pub(crate) use listener::Listener;
 pub(crate) use proxy_protocol::ProxyNetworks;
 pub(crate) use readiness::Readiness;
 pub(crate) use reading::ReadFailure;
-pub use worker::Drained;
+pub(crate) use refusal::Refusal;
 pub(crate) use worker::Workers;
+
+/// The maximum number of connections of the operations listener.
+pub(crate) const OPERATIONS_CONNECTIONS: usize = 64;
 
 /// The deadlines and limits of connections.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -102,6 +129,9 @@ pub(crate) struct Deadlines {
     /// the client takes no byte for this time, the gateway closes the connection or resets the
     /// HTTP/2 stream. A byte that the client has acknowledged counts as taken.
     pub(crate) write: Duration,
+    /// The longest time for which the gateway sends no byte to a client that has closed its sending
+    /// direction and waits for its answer.
+    pub(crate) half_closed: Duration,
     /// The time over which the rate of an answer ([`Limits::answer_rate`]) is measured. The
     /// measurement includes only the time during which the gateway waits for the client.
     pub(crate) answer_window: Duration,
@@ -120,6 +150,7 @@ impl Default for Deadlines {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             write: Duration::from_mins(2),
+            half_closed: Duration::from_secs(5),
             answer_window: Duration::from_mins(1),
             body_window: Duration::from_secs(20),
             drain: Duration::from_secs(30),
@@ -143,9 +174,11 @@ impl Deadlines {
             self.head,
             self.idle,
             self.write,
+            self.half_closed,
             self.answer_window,
         ]
         .into_iter()
+        .filter(|deadline| !deadline.is_zero())
         .fold(Duration::from_secs(1), Duration::min);
         shortest
             .checked_div(4)
@@ -158,18 +191,26 @@ impl Deadlines {
 /// The allowed sizes, numbers and rates, such as the maximum size of a request head.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Limits {
-    /// The largest request head, in bytes. If a head is larger, the server answers with 431.
+    /// The largest request head, in bytes. A larger head is answered by [`Handler::refuse_head`],
+    /// or by hyper if the head is also above [`Limits::library_head_bytes`].
     pub(crate) head_bytes: usize,
-    /// The maximum number of fields in a request head. If a head has more fields, the server
-    /// answers with the status 431.
+    /// The maximum number of fields in a request head. A head with more fields is answered by
+    /// [`Handler::refuse_head`], or by hyper if an HTTP/1.1 head has more fields than hyper accepts.
     /// All `Cookie` fields of an HTTP/2 request count as one field.
     pub(crate) fields: usize,
     /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
     /// The maximum number of connections of all listeners and workers together. If the server has
-    /// this many connections, the server accepts no new connections for a while. The server also
-    /// closes the connections that have been idle for the longest time.
+    /// this many connections, a new connection closes a connection that has no request in progress.
     pub(crate) connections: usize,
+    /// The maximum number of descriptors for the connections of clients, and for the connections to
+    /// apps after a switch of protocols.
+    pub(crate) descriptors: usize,
+    /// The maximum number of connections of one client. The default is seven eighths of
+    /// `connections`.
+    pub(crate) connections_per_client: Option<usize>,
+    /// The networks that count as one client.
+    pub(crate) client_networks: ClientNetworks,
     /// The lowest allowed rate of a request body, in bytes per second.
     pub(crate) body_rate: u64,
     /// The lowest allowed rate at which a client takes an answer, in bytes per second. Zero allows
@@ -184,6 +225,9 @@ impl Default for Limits {
             fields: 100,
             streams: 100,
             connections: 10_000,
+            descriptors: usize::MAX,
+            connections_per_client: None,
+            client_networks: ClientNetworks::default(),
             body_rate: 500,
             answer_rate: 0,
         }
@@ -221,6 +265,13 @@ pub(crate) trait Handler: 'static {
     /// this data.
     type PerConnection: 'static;
 
+    /// Returns the address of the client to which a new connection from `peer` counts. Returns
+    /// `None` if the connection counts for no client, because a proxy sends the requests of many
+    /// clients on it.
+    fn client(&self, peer: SocketAddr) -> Option<IpAddr> {
+        Some(peer.ip())
+    }
+
     /// Creates the data that the handler stores for a new connection.
     fn connection_opened(&self, connection: Connection) -> Self::PerConnection;
 
@@ -251,6 +302,24 @@ pub(crate) trait Handler: 'static {
         head: Parts,
         body: RequestBody,
     ) -> impl Future<Output = Response<Self::Body>>;
+
+    /// Answers a request whose head is above the limits.
+    fn refuse_head(
+        &self,
+        per_connection: &Self::PerConnection,
+        head: Parts,
+        body: RequestBody,
+    ) -> Response<Self::Body>;
+
+    /// The server calls this function when it closes a connection because of the bytes that the
+    /// client has sent. No handler gets these bytes.
+    fn connection_refused(
+        &self,
+        _per_connection: &Self::PerConnection,
+        _refusal: Refusal,
+        _error: &dyn std::error::Error,
+    ) {
+    }
 
     /// The server calls this function when the drain begins. A request in progress may continue
     /// until [`Handler::drain_ends`].
@@ -307,6 +376,18 @@ pub(crate) struct Setup<'a> {
     /// The deadlines and limits.
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
+    /// The metrics that count the connections that the server closes to make room for others. If
+    /// `metrics` is `None`, the server neither counts nor logs these connections.
+    pub(crate) metrics: Option<Arc<Metrics>>,
+}
+
+/// The result of a drain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Drained {
+    /// The number of unfinished requests that were stopped when the drain time was over.
+    pub cut: usize,
+    /// The number of workers that had already ended because of a panic in the gateway's code.
+    pub lost: usize,
 }
 
 /// A listening address and its protocols.

@@ -20,7 +20,7 @@ use crate::fields::forwarded::TrustedPeers;
 use crate::telemetry::EventLimiter;
 
 /// The first bytes of a version 2 header.
-const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+pub(super) const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// The maximum length of a version 1 header, with its line break.
 const LONGEST_LINE: usize = 107;
 /// The maximum length of the part of a version 2 header after its first 16 bytes. This part contains

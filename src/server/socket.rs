@@ -7,7 +7,7 @@
 //! continues to read for a short time.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -18,10 +18,13 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::PREFACE;
-use super::deadline::{ConnectionState, Phase, Protocol};
+use super::deadline::ConnectionState;
+use super::frames::Frames;
+use super::phase::{Phase, Protocol};
 use crate::relay::{self, Duplex};
 
 /// The size of the buffer for bytes that are read and discarded after the last response.
@@ -122,8 +125,8 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = self.with(|stream| stream.poll_read(cx, buf));
-        if buf.filled().len() > before {
-            self.state.received();
+        if let Some(received @ [_, ..]) = buf.filled().get(before..) {
+            self.state.received(received);
         }
         result
     }
@@ -168,6 +171,8 @@ pub(super) struct Plaintext<S> {
     protocol: Protocol,
     /// The number of bytes of the HTTP/2 preface that the client still has to send.
     preface: usize,
+    /// The frames of an HTTP/2 client.
+    frames: Frames,
     /// Bytes that were already read from `inner`. The next read from this stream returns the bytes
     /// in `early`.
     early: Bytes,
@@ -180,6 +185,7 @@ impl<S> Plaintext<S> {
             state,
             protocol,
             preface: PREFACE.len(),
+            frames: Frames::default(),
             early: Bytes::new(),
         }
     }
@@ -200,22 +206,46 @@ impl<S> Plaintext<S> {
         (self.inner, unprocessed)
     }
 
-    fn arrived(&mut self, count: usize) {
+    /// Whether a read without bytes has found the end of the input, and hyper must not know it yet.
+    /// TLS reports the end as an error if the client has sent no closing message.
+    #[cold]
+    fn is_hidden_end(&self, result: &Poll<io::Result<()>>, room: usize) -> bool {
+        let is_end = match result {
+            Poll::Ready(Ok(())) => room > 0,
+            Poll::Ready(Err(error)) => error.kind() == io::ErrorKind::UnexpectedEof,
+            Poll::Pending => false,
+        };
+        is_end && self.protocol == Protocol::Http1 && self.state.hides_end_of_input()
+    }
+
+    /// Records bytes that were read. Returns an error if the connection must end because of them.
+    fn arrived(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let count = bytes.len();
         match self.protocol {
-            Protocol::Http1 => self.state.head_begins(),
+            Protocol::Http1 => {
+                self.state.head_begins();
+                self.state.arrivals().read(count);
+            }
             // The time limit for a request head also applies to the HTTP/2 connection preface, but
             // not to later frames of the connection. After the preface, the arrival of a frame does
             // not end the idle time, because some frames belong to no request (PING, WINDOW_UPDATE,
             // SETTINGS).
-            Protocol::Http2 if self.preface > 0 => {
-                self.state.head_begins();
-                self.preface = self.preface.saturating_sub(count);
-                if self.preface == 0 {
-                    self.state.preface_complete();
+            Protocol::Http2 => {
+                self.state.arrivals().read_http2(count);
+                if let Err(flood) = self.frames.read(bytes) {
+                    self.state.arrivals().flooded();
+                    return Err(io::Error::other(flood));
+                }
+                if self.preface > 0 {
+                    self.state.head_begins();
+                    self.preface = self.preface.saturating_sub(count);
+                    if self.preface == 0 {
+                        self.state.preface_complete();
+                    }
                 }
             }
-            Protocol::Http2 => {}
         }
+        Ok(())
     }
 }
 
@@ -227,17 +257,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plaintext<S> {
     ) -> Poll<io::Result<()>> {
         if !self.early.is_empty() {
             let count = self.early.len().min(buf.remaining());
-            buf.put_slice(&self.early.split_to(count));
+            let early = self.early.split_to(count);
+            buf.put_slice(&early);
             self.state.set_input_is_empty(false);
-            self.arrived(count);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(self.arrived(&early));
+        }
+        if self.state.arrivals().is_turn_over() {
+            // The runtime looks for events of all sockets before this task runs again.
+            return pin!(yield_now()).poll(cx).map(Ok);
         }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
-        let count = buf.filled().len().saturating_sub(before);
         self.state.set_input_is_empty(result.is_pending());
-        if count > 0 {
-            self.arrived(count);
+        let read = buf.filled().get(before..).unwrap_or_default();
+        if read.is_empty() && result.is_ready() && self.is_hidden_end(&result, buf.remaining()) {
+            return Poll::Pending;
+        }
+        if !read.is_empty() {
+            self.arrived(read)?;
         }
         result
     }
@@ -282,13 +319,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plaintext<S> {
             }
             this.state.enter(Phase::Linger);
         }
-        loop {
+        // The sweep ends the phase by a wake-up.
+        this.state.set_waker(cx.waker());
+        while !this.state.is_linger_over() {
             let mut discarded = [0; DISCARD];
             let mut buf = ReadBuf::new(&mut discarded);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buf))?;
             if buf.filled().is_empty() {
-                return Poll::Ready(Ok(()));
+                break;
             }
         }
+        Poll::Ready(Ok(()))
     }
 }

@@ -9,7 +9,8 @@ use http_body::Frame;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::control::{AnswerControl, Informed};
+use super::body::{Afterwards, BodyWatch};
+use super::control::{AnswerControl, Informed, SlowReader};
 use super::deadline::ConnectionState;
 use super::reading::{LowestRate, ReadFailure, ReadMeter};
 
@@ -36,6 +37,10 @@ pub(super) struct Stream {
     /// The reason why the gateway ended the stream, if the client took the response too slowly.
     failure: Cell<Option<ReadFailure>>,
     informed: Informed,
+    /// The body of the request, if the request has a body.
+    upload: OnceCell<BodyWatch>,
+    /// Whether the whole answer was passed to the connection.
+    has_ended: Cell<bool>,
 }
 
 impl Stream {
@@ -122,6 +127,17 @@ impl Stream {
     pub(super) fn failure(&self) -> Option<ReadFailure> {
         self.failure.get()
     }
+
+    /// Stores the body of the request. The rest of the body is read after the answer has ended.
+    pub(super) fn set_upload(&self, upload: BodyWatch) {
+        // A stream has one request, so `self.upload` is empty here.
+        self.upload.set(upload).unwrap_or_default();
+    }
+
+    /// Records that the connection has received the end of the answer.
+    pub(super) fn answer_ends(&self) {
+        self.has_ended.set(true);
+    }
 }
 
 /// A request in flight. At first, the handler's future owns this guard. When the handler has
@@ -157,5 +173,52 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.state.end(self.stream.as_ref());
+        let Some(stream) = &self.stream else { return };
+        let Some(upload) = stream.upload.get() else {
+            return;
+        };
+        if !stream.has_ended.get() {
+            // The stream is reset at once, because its answer was ended early.
+            drop(upload.answered(Afterwards::Refused));
+        } else if let Some(body) = upload.answered(Afterwards::Discarded) {
+            self.state.lingers(body);
+        }
+    }
+}
+
+impl ConnectionState {
+    /// Returns the answers whose clients do not immediately accept all bytes. Over HTTP/1.1, the
+    /// socket of a slow client currently accepts no more bytes. Over HTTP/2, the flow control of a
+    /// slow client has not yet allowed the gateway to send all bytes of the latest piece of the
+    /// answer. This function returns each answer only one time.
+    pub(super) fn slow_readers(&self) -> impl Iterator<Item = Rc<dyn SlowReader>> {
+        let mut slow = Vec::new();
+        if self.is_stalled() {
+            slow.extend(self.informed().take());
+        }
+        for stream in self.streams().borrow().iter() {
+            if stream.blocked_since().is_some() {
+                slow.extend(stream.informed().take());
+            }
+        }
+        slow.into_iter()
+    }
+
+    /// Ends each HTTP/2 stream that the client blocks: the socket accepts bytes, but the client's
+    /// flow control allows too few bytes. If the network is slow, all streams wait for the socket,
+    /// so this function ends no stream. Returns the number of ended streams.
+    pub(super) fn end_blocked_streams(
+        &self,
+        now: Instant,
+        limits: (Duration, LowestRate),
+    ) -> usize {
+        let mut ended = 0_usize;
+        for stream in self.streams().borrow().iter() {
+            if let Some(failure) = stream.read_failure(now, self.last_stalled(), limits) {
+                stream.fail(failure);
+                ended = ended.saturating_add(1);
+            }
+        }
+        ended
     }
 }

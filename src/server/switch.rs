@@ -79,6 +79,7 @@ impl Switch {
             return;
         }
         let tunnel = response.body_mut().take_tunnel();
+        let tunnel = tunnel.map(|tunnel| with_descriptor(tunnel, state));
         match (self, tunnel) {
             (Self::Connection(slot), Some(tunnel)) => slot.set(Some(tunnel)),
             (Self::Stream(on_upgrade), Some(tunnel)) => {
@@ -107,4 +108,15 @@ impl Switch {
             (Self::No, _) | (Self::Stream(_), None) => {}
         }
     }
+}
+
+/// Counts the descriptor of the connection to the app until the tunnel ends.
+fn with_descriptor(tunnel: TunnelFn, state: &ConnectionState) -> TunnelFn {
+    let descriptor = state.place.second_descriptor();
+    Box::new(|client| {
+        Box::pin(async move {
+            tunnel(client).await;
+            drop(descriptor);
+        })
+    })
 }

@@ -11,23 +11,22 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::coarse_clock::CoarseClock;
-use super::connection::{Serving, serve};
 use super::deadline::ConnectionState;
 use super::dormant::CROWD;
-use super::listener::{accept, prepare};
-use super::overdue::{Overdue, close_longest_idle};
-use super::proxy_protocol::read_header;
+use super::heartbeat::{Heartbeat, Heartbeats};
+use super::overdue::Overdue;
 use super::reading::ReadFailure;
-use super::{Connection, Endpoint, Error, Handler, Protocols, Security, Settings, Setup};
+use super::report::Reports;
+use super::slots::{Slot, Slots};
+use super::{Drained, Endpoint, Error, Handler, Protocols, Settings, Setup};
 use crate::clock::Clock;
-use crate::tls::Acceptor;
 
 /// The maximum number of socket events that a worker processes before it runs its tasks. `EVENTS`
 /// is small, so that a worker forwards a request while the data of the request is still in the
@@ -43,15 +42,7 @@ const TUNNEL_CLOSE_TIME: Duration = Duration::from_secs(1);
 pub(crate) struct Workers {
     drain: watch::Sender<bool>,
     reports: Vec<oneshot::Receiver<usize>>,
-}
-
-/// The result of a drain.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Drained {
-    /// The number of unfinished requests that were stopped when the drain time was over.
-    pub cut: usize,
-    /// The number of workers that had already ended because of a panic in the gateway's code.
-    pub lost: usize,
+    pub(super) heartbeats: Heartbeats,
 }
 
 /// A listening socket of one worker.
@@ -65,8 +56,9 @@ struct WorkerSetup {
     listeners: Vec<WorkerListener>,
     settings: Settings,
     clock: Clock,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     drain: watch::Receiver<bool>,
+    heartbeat: Heartbeat,
 }
 
 impl Workers {
@@ -87,13 +79,14 @@ impl Workers {
             endpoints,
             settings,
             clock,
+            metrics,
         } = setup;
         let (drain, drained) = watch::channel(false);
-        let connections = settings.limits.connections.min(Semaphore::MAX_PERMITS);
-        let slots = Arc::new(Semaphore::new(connections));
+        let slots = Slots::new(&settings.limits, Reports::new(metrics));
         let mut workers = Self {
             drain,
             reports: Vec::new(),
+            heartbeats: Heartbeats::new(count.get()),
         };
         let (ready, started) = mpsc::channel();
         for index in 0..count.get() {
@@ -108,6 +101,7 @@ impl Workers {
                 clock: clock.clone(),
                 slots,
                 drain,
+                heartbeat: workers.heartbeats.of(index),
             };
             let (report, reported) = oneshot::channel();
             let (make, ready) = (make.clone(), ready.clone());
@@ -208,7 +202,8 @@ fn run<H: Handler>(
         let drain_begins = || worker.handler.drain_begins();
         let drain_ends = || worker.handler.drain_ends();
         let phases = (drain_begins, drain_ends);
-        worker.registry.run(acceptors, drain, phases).await
+        let run = (acceptors, worker_setup.heartbeat);
+        worker.registry.run(run, drain, phases).await
     });
     // The end of the process must not wait for a blocking call, such as a name look-up.
     runtime.shutdown_background();
@@ -228,93 +223,18 @@ pub(super) struct Worker<H> {
     pub(super) registry: Rc<Registry>,
 }
 
-impl<H: Handler> Worker<H> {
-    fn accept(
-        self: &Rc<Self>,
-        listener: TcpListener,
-        protocols: Protocols,
-        drain: watch::Receiver<bool>,
-    ) -> JoinHandle<()> {
-        let (worker, protocols) = (Rc::clone(self), Rc::new(protocols));
-        tokio::task::spawn_local(accept(listener, drain, move |stream, peer| {
-            let (worker, protocols) = (Rc::clone(&worker), Rc::clone(&protocols));
-            async move { worker.open(stream, peer, &protocols).await }
-        }))
-    }
-
-    /// Waits until the limit of connections allows one more connection, and then serves the
-    /// connection in a task of its own.
-    pub(super) async fn open(
-        self: &Rc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        protocols: &Protocols,
-    ) {
-        let slots = Arc::clone(&self.registry.slots);
-        // The semaphore is never closed, so this call always returns a slot.
-        let Ok(slot) = slots.acquire_owned().await else {
-            return;
-        };
-        if let Err(error) = prepare(&stream) {
-            tracing::debug!(client.address = %peer, %error, "Connection has already ended");
-            return;
-        }
-        let registration = self.registry.enter(peer, slot);
-        let state = Rc::clone(&registration.state);
-        let config = protocols.tls.as_ref().map(Acceptor::config);
-        let task = if protocols.proxies.contain(peer) {
-            let (worker, proxies) = (Rc::clone(self), protocols.proxies.clone());
-            tokio::task::spawn_local(async move {
-                let header = Box::pin(read_header(&registration.state, stream, &proxies));
-                if let Some((stream, stated)) = header.await {
-                    let serving = worker.serving(&registration, stated, config.is_some());
-                    serve(serving, stream, config).await;
-                }
-                drop(registration);
-            })
-        } else {
-            let serving = self.serving(&registration, None, config.is_some());
-            tokio::task::spawn_local(async move {
-                serve(serving, stream, config).await;
-                drop(registration);
-            })
-        };
-        state.spawned(task.abort_handle());
-    }
-
-    /// Creates the data for the requests of a connection. `stated` is the address in the PROXY
-    /// header.
-    fn serving(
-        &self,
-        registration: &Registration,
-        stated: Option<SocketAddr>,
-        is_encrypted: bool,
-    ) -> Rc<Serving<H>> {
-        let state = &registration.state;
-        let security = if is_encrypted {
-            Security::Tls
-        } else {
-            Security::Plain
-        };
-        let per_connection = self.handler.connection_opened(Connection {
-            peer: stated.unwrap_or(state.peer),
-            socket_peer: state.peer,
-            security,
-        });
-        Rc::new(Serving {
-            handler: Rc::clone(&self.handler),
-            per_connection: Rc::new(per_connection),
-            state: Rc::clone(state),
-            settings: self.registry.settings,
-            tunnel: Rc::default(),
-        })
-    }
-}
-
 /// The open connections of one worker.
 pub(super) struct Registry {
-    settings: Settings,
-    slots: Arc<Semaphore>,
+    pub(super) settings: Settings,
+    pub(super) slots: Arc<Slots>,
+    /// The index of the worker.
+    pub(super) index: usize,
+    /// The number of searches for connections of clients that have reached their limit, since the
+    /// last sweep.
+    pub(super) searches: Cell<usize>,
+    /// Whether, since the last sweep, no worker has closed a connection of a client with more than
+    /// its share, although there is such a client: all its connections have requests in progress.
+    pub(super) asked_in_vain: Cell<bool>,
     pub(super) coarse_clock: Rc<CoarseClock>,
     pub(super) connections: RefCell<HashMap<u64, Rc<ConnectionState>>>,
     last: Cell<u64>,
@@ -323,16 +243,16 @@ pub(super) struct Registry {
 }
 
 /// The entry of a connection in the registry. When a `Registration` is dropped, the entry is
-/// removed.
+/// removed, and the slot of the connection is free.
 pub(super) struct Registration {
     registry: Rc<Registry>,
-    state: Rc<ConnectionState>,
+    pub(super) state: Rc<ConnectionState>,
     key: u64,
-    _slot: OwnedSemaphorePermit,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        self.state.place.leave();
         let mut connections = self.registry.connections.borrow_mut();
         connections.remove(&self.key);
         if connections.is_empty() {
@@ -342,10 +262,13 @@ impl Drop for Registration {
 }
 
 impl Registry {
-    pub(super) fn new(settings: Settings, slots: Arc<Semaphore>, clock: Clock) -> Rc<Self> {
+    pub(super) fn new(settings: Settings, slots: Arc<Slots>, clock: Clock) -> Rc<Self> {
         Rc::new(Self {
             settings,
+            index: slots.next_worker(),
             slots,
+            searches: Cell::new(0),
+            asked_in_vain: Cell::new(false),
             coarse_clock: CoarseClock::new(clock),
             connections: RefCell::default(),
             last: Cell::new(0),
@@ -354,12 +277,9 @@ impl Registry {
         })
     }
 
-    pub(super) fn enter(
-        self: &Rc<Self>,
-        peer: SocketAddr,
-        slot: OwnedSemaphorePermit,
-    ) -> Registration {
+    pub(super) fn enter(self: &Rc<Self>, peer: SocketAddr, slot: Slot) -> Registration {
         let state = ConnectionState::new(peer, &self.coarse_clock);
+        state.place.occupy(slot);
         // A connection that is accepted during the drain closes after its first request.
         if self.draining.get() {
             state.close();
@@ -371,7 +291,6 @@ impl Registry {
             registry: Rc::clone(self),
             state,
             key,
-            _slot: slot,
         }
     }
 
@@ -380,13 +299,16 @@ impl Registry {
     /// finished.
     async fn run(
         self: &Rc<Self>,
-        acceptors: Vec<JoinHandle<()>>,
+        (acceptors, heartbeat): (Vec<JoinHandle<()>>, Heartbeat),
         mut drain: watch::Receiver<bool>,
         (drain_begins, drain_ends): (impl FnOnce(), impl FnOnce()),
     ) -> usize {
         let sweeping = Rc::clone(self);
-        // The sweep task ends when the worker drops all its tasks.
-        let _sweeper = tokio::task::spawn_local(async move { sweeping.sweep_forever().await });
+        // The two tasks end when the worker drops all its tasks.
+        let _sweeper =
+            tokio::task::spawn_local(async move { sweeping.sweep_forever(&heartbeat).await });
+        let shedding = Rc::clone(self);
+        let _shedder = tokio::task::spawn_local(async move { shedding.shed_for_others().await });
         // If `wait_for` fails, [`Workers`] was dropped. Dropping [`Workers`] also starts the drain.
         drop(drain.wait_for(|drain| *drain).await);
         self.draining.set(true);
@@ -417,7 +339,7 @@ impl Registry {
         {
             drain_ends();
             for state in self.connections.borrow().values() {
-                state.stop_streams();
+                state.stop.begin();
             }
             // The next statement counts the requests that were not finished before the timeout. The
             // worker drops the unfinished requests when it ends.
@@ -430,12 +352,13 @@ impl Registry {
             .sum()
     }
 
-    async fn sweep_forever(&self) {
+    async fn sweep_forever(&self, heartbeat: &Heartbeat) {
         let mut interval = interval(self.settings.deadlines.sweep());
         // Missed sweeps are not repeated, because one sweep checks all connections.
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
+            heartbeat.beat();
             self.sweep(self.coarse_clock.clock().instant());
         }
     }
@@ -450,6 +373,7 @@ impl Registry {
         self.coarse_clock.set_crowded(connections.len() > CROWD);
         for state in connections.values() {
             let client = state.peer;
+            state.sweep_bodies(now);
             let streams = state.end_blocked_streams(now, (deadlines.write, lowest));
             slow.extend(state.slow_readers());
             if streams > 0 {
@@ -468,18 +392,16 @@ impl Registry {
                 Overdue::Idle => state.close(),
                 Overdue::Write => state.fail(ReadFailure::Stalled),
                 Overdue::TooSlow => state.fail(ReadFailure::TooSlow),
+                Overdue::Linger => state.end_linger(),
                 Overdue::FirstByte
                 | Overdue::Handshake
                 | Overdue::Head
-                | Overdue::Linger
+                | Overdue::HalfClosed
                 | Overdue::Closing => state.abort(),
             }
         }
-        // New connections wait for free slots, so the sweep closes some idle connections.
-        if self.slots.available_permits() == 0 {
-            close_longest_idle(connections.values());
-        }
         drop(connections);
+        self.shed_in_sweep();
         // The function `client_is_slow` can start a task, so the list of connections must not be
         // borrowed here.
         for reader in slow {

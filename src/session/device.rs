@@ -52,10 +52,12 @@ impl Device {
         }
     }
 
-    /// Reads a stored device. Returns `None` if a text is longer than [`Device::new`] makes it.
+    /// Reads a stored device. Returns `None` if a text is longer than [`Device::new`] makes it, or if
+    /// there is no network.
     pub(super) fn stored(name: &str, network: &str) -> Option<Self> {
         let fits = name.len() <= MAX_NAME && network.len() <= MAX_NETWORK;
-        fits.then(|| Self {
+        let is_stored = fits && !network.is_empty();
+        is_stored.then(|| Self {
             name: name.into(),
             network: network.into(),
         })

@@ -17,10 +17,11 @@ use redb::{Database, ReadableDatabase as _, WriteTransaction};
 use tokio::time::Instant;
 
 use super::backend::{Change, Loaded};
+use super::entry::{Entry, FileId, Format, Sealing};
 use super::file::{self, COMMIT_KEY, FileError, PROPERTIES, SESSIONS, USED, closed, refused};
+use super::first_format::upgrade;
 use super::limits::Limits;
 use super::pause::{Cause, Pause};
-use super::record::{self, Entry};
 use super::registration::{self, Registrations};
 use super::store::StoreError;
 use super::survey::{Rules, Survey, loaded, survey, survey_and_take};
@@ -34,7 +35,10 @@ use crate::secret::NoRandomness;
 pub(super) struct Disk {
     path: PathBuf,
     keys: Arc<KeyRing>,
+    /// The fingerprints of the providers in the current settings.
+    providers: Registrations,
     store_tag: StoreTag,
+    file_id: FileId,
     /// The open database. After a failed commit, `database` is `None` until the file is opened
     /// again.
     database: Option<Database>,
@@ -50,12 +54,17 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// Opens the file, or creates the file if it does not exist.
+    /// Opens the file, or creates the file if it does not exist. Converts a file of format 1. Only
+    /// sessions of `providers` are valid.
     ///
     /// # Errors
     ///
     /// [`FileError`].
-    pub(super) fn open(path: &Path, keys: Arc<KeyRing>) -> Result<Self, FileError> {
+    pub(super) fn open(
+        path: &Path,
+        (keys, providers): (Arc<KeyRing>, &Registrations),
+        now: Timestamp,
+    ) -> Result<Self, FileError> {
         file::inspect(path)?;
         // An empty file is treated like a missing file, because some tools create an empty file
         // before the first start.
@@ -64,10 +73,16 @@ impl Disk {
             file::create(path)?;
         }
         let (database, properties) = file::open(path)?;
+        let file_id = match properties.file_id {
+            Some(file_id) => file_id,
+            None => upgrade(path, &database, &keys, now)?,
+        };
         Ok(Self {
             path: path.to_owned(),
             keys,
+            providers: providers.clone(),
             store_tag: properties.store_tag,
+            file_id,
             database: Some(database),
             commit: properties.commit,
             opening: Pause::default(),
@@ -82,15 +97,15 @@ impl Disk {
     }
 
     /// Calls `take` for each valid session in the file, and removes the invalid sessions from the
-    /// file. Replaces the provider fingerprints in the file by `providers`.
+    /// file.
     ///
     /// # Errors
     ///
     /// [`FileError`].
     pub(super) fn restore(
         &mut self,
-        (limits, now): (&Limits, Timestamp),
-        providers: &Registrations,
+        limits: &Limits,
+        now: Timestamp,
         take: impl FnMut(SessionKey, Loaded),
     ) -> Result<(), FileError> {
         let damaged = |error: redb::Error| refused(&self.path, error);
@@ -99,8 +114,8 @@ impl Disk {
             let rules = Rules {
                 keys: &self.keys,
                 now,
-                before: &registration::read(&transaction, &self.keys)?,
-                after: providers,
+                format: Format::Second(self.file_id),
+                providers: &self.providers,
             };
             survey_and_take(&transaction, &rules, limits, take)
         };
@@ -114,8 +129,7 @@ impl Disk {
         let invalid = found.expired.iter().chain(&found.of_changed_providers);
         let write = Write {
             changes: &invalid.copied().map(Change::Remove).collect::<Vec<_>>(),
-            providers: Some(providers),
-            keys: &self.keys,
+            sealing: self.sealing(),
             commit: self.commit.saturating_add(1),
         };
         let database = self.database.as_ref().ok_or_else(|| damaged(closed()))?;
@@ -134,7 +148,7 @@ impl Disk {
         &mut self,
         keys: &KeyRing,
         now: Timestamp,
-        (before, after): (&Registrations, &Registrations),
+        providers: &Registrations,
     ) -> Result<Survey, StoreError> {
         self.ensure_open().map_err(StoreError::Unreadable)?;
         let read = || {
@@ -142,8 +156,8 @@ impl Disk {
             let rules = Rules {
                 keys,
                 now,
-                before,
-                after,
+                format: Format::Second(self.file_id),
+                providers,
             };
             survey(&transaction, &rules)
         };
@@ -155,20 +169,23 @@ impl Disk {
         &self.keys
     }
 
-    /// Commits changes, and replaces the provider fingerprints in the file by `providers`. After
-    /// this call, new entries are encrypted with `keys`.
+    /// Commits changes. After this call, new entries are encrypted with `keys`, and only sessions of
+    /// `providers` are valid.
     ///
     /// # Errors
     ///
-    /// After [`StoreError::NotCommitted`], the file is unchanged.
+    /// After [`StoreError::NotCommitted`], nothing has changed.
     pub(super) fn register(
         &mut self,
         changes: &[Change],
         providers: &Registrations,
         keys: Arc<KeyRing>,
     ) -> Result<(), StoreError> {
-        self.commit_with(changes, Some(providers), &keys)?;
+        if !changes.is_empty() {
+            self.commit(changes)?;
+        }
         self.keys = keys;
+        self.providers.clone_from(providers);
         Ok(())
     }
 
@@ -178,19 +195,9 @@ impl Disk {
     ///
     /// [`StoreError::NotCommitted`].
     pub(super) fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        let keys = Arc::clone(&self.keys);
-        self.commit_with(changes, None, &keys)
-    }
-
-    fn commit_with(
-        &mut self,
-        changes: &[Change],
-        providers: Option<&Registrations>,
-        keys: &KeyRing,
-    ) -> Result<(), StoreError> {
         let began = instant();
         let removes = |change: &Change| matches!(change, Change::Remove(_));
-        let only_removals = providers.is_none() && changes.iter().all(removes);
+        let only_removals = changes.iter().all(removes);
         let pause = if only_removals {
             &self.removing
         } else {
@@ -204,8 +211,7 @@ impl Disk {
         };
         let write = Write {
             changes,
-            providers,
-            keys,
+            sealing: self.sealing(),
             commit,
         };
         let Err(error) = write.on(database) else {
@@ -235,6 +241,14 @@ impl Disk {
                 }
                 Err(StoreError::NotCommitted(error))
             }
+        }
+    }
+
+    fn sealing(&self) -> Sealing<'_> {
+        Sealing {
+            file: self.file_id,
+            providers: &self.providers,
+            keys: &self.keys,
         }
     }
 
@@ -284,8 +298,10 @@ impl Disk {
         let Some(value) = value else {
             return Ok(None);
         };
-        let entry = Entry::new(value.value()).ok_or(StoreError::Damaged)?;
-        let contents = entry.open(key, &self.keys).ok_or(StoreError::Damaged)?;
+        let entry = Entry::new(value.value(), Format::Second(self.file_id));
+        let entry = entry.ok_or(StoreError::Damaged)?;
+        let contents = entry.open(key, &self.keys, &self.providers);
+        let contents = contents.ok_or(StoreError::Damaged)?;
         let used = used.map(Timestamp::from_millis);
         Ok(Some(loaded(entry.ends_at, contents, used)))
     }
@@ -294,9 +310,7 @@ impl Disk {
 /// The data that one commit writes to the session file.
 struct Write<'a> {
     changes: &'a [Change],
-    /// The new provider fingerprints, or `None` if no fingerprint changes.
-    providers: Option<&'a Registrations>,
-    keys: &'a KeyRing,
+    sealing: Sealing<'a>,
     /// The sequence number of this commit.
     commit: u64,
 }
@@ -305,9 +319,6 @@ impl Write<'_> {
     fn on(&self, database: &Database) -> Result<(), redb::Error> {
         let transaction = database.begin_write()?;
         self.apply(&transaction)?;
-        if let Some(providers) = self.providers {
-            registration::write(&transaction, providers, self.keys)?;
-        }
         Ok(transaction.commit()?)
     }
 
@@ -317,7 +328,7 @@ impl Write<'_> {
         for change in self.changes {
             match change {
                 Change::Put(session) => {
-                    let sealed = record::seal(session, self.keys);
+                    let sealed = self.sealing.seal(session);
                     let sealed = sealed.ok_or_else(|| io::Error::other(NoRandomness))?;
                     sessions.insert(session.key().as_bytes(), sealed.as_slice())?;
                 }

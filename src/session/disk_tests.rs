@@ -63,7 +63,7 @@ impl Disk {
 #[tokio::test]
 async fn during_the_pause_after_a_failed_commit_reads_and_removals_go_on() {
     let (fixture, key) = fixture().await;
-    let mut disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
+    let mut disk = fixture.open_disk();
     let used = [Change::Used(key, NOW)];
     fill(&mut disk);
     assert!(matches!(
@@ -99,7 +99,7 @@ async fn during_the_pause_after_a_failed_commit_reads_and_removals_go_on() {
 #[tokio::test]
 async fn a_file_that_cannot_be_opened_is_not_opened_again_during_the_pause() {
     let (fixture, key) = fixture().await;
-    let mut disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
+    let mut disk = fixture.open_disk();
     disk.database = None;
     let away = fixture.file().with_extension("away");
     std::fs::rename(fixture.file(), &away).unwrap();

@@ -8,7 +8,6 @@ use tokio::task::LocalSet;
 
 use super::*;
 use crate::session::backend::Backend;
-use crate::session::disk::Disk;
 use crate::session::disk::tests::fill;
 use crate::session::fixture::{Fixture, NOW, found, live, login, open, session, tokens};
 use crate::session::keeper::Keeper;
@@ -353,7 +352,7 @@ async fn an_end_that_cannot_be_committed_is_not_told() {
     let sessions = fixture.start(NOW);
     open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    let disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
+    let disk = fixture.open_disk();
     let (mut keeper, handle) =
         Keeper::new(Backend::Disk(Box::new(disk)), fixture.keeper_settings());
     keeper.restore(NOW).unwrap();

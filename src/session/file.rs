@@ -2,32 +2,41 @@
 //! used.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase as _, StorageBackend, TableDefinition, TableHandle as _};
+use redb::{
+    Database, ReadableDatabase as _, StorageBackend, TableDefinition, TableHandle as _,
+    WriteTransaction,
+};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::StoreTag;
+use super::entry::FileId;
 use crate::secret::NoRandomness;
 
 /// The name of the table with the properties of the file, such as the format version.
 pub(super) const PROPERTIES: TableDefinition<'_, &str, u64> = TableDefinition::new("sidegate");
 /// The table of the encrypted sessions. The key of an entry is the session key, and the value has
-/// the format of `record::seal`.
+/// the format of the module `entry`.
 pub(super) const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
 /// The table with the time of the last use of each session, in milliseconds. A session without an
 /// entry in this table was last used at its login.
 pub(super) const USED: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("used");
 
-/// The version of the file format.
-const FORMAT: u64 = 1;
+/// The version of the file format. A newer version of the gateway uses a higher number.
+const FORMAT: u64 = 2;
+/// The version of the first file format, which a start converts (`first_format`).
+const FIRST_FORMAT: u64 = 1;
 
 /// The names of the entries in [`PROPERTIES`].
 const FORMAT_KEY: &str = "format";
 const STORE_TAG_KEY: &str = "instance";
+const FILE_ID_KEY: &str = "file";
 pub(super) const COMMIT_KEY: &str = "commit";
 
 /// The size of the database's page cache. A small page cache is enough, because the session cache
@@ -93,6 +102,13 @@ pub enum FileError {
     /// The folder of the file does not exist.
     #[error("the folder of {} does not exist; create it, and let only this process write to it", .0.display())]
     NoFolder(PathBuf),
+    /// The temporary name of a new file belongs to a link, a folder or a device.
+    #[error(
+        "{} is not a regular file, so no new session file is written there; remove it, and let only \
+         this process write to its folder",
+        .0.display()
+    )]
+    NotRegular(PathBuf),
     /// The file contains sessions that cannot be decrypted with any of the keys.
     #[error(
         "{} holds {sessions} sessions sealed with a key that is not in login.state_key_file; put that \
@@ -120,7 +136,7 @@ pub(crate) fn inspect(path: &Path) -> Result<(), FileError> {
     };
     let mut file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return has_folder(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => return has_folder(path),
         Err(error) => return Err(failed(error)),
     };
     let about = file.metadata().map_err(failed)?;
@@ -134,7 +150,7 @@ pub(crate) fn inspect(path: &Path) -> Result<(), FileError> {
     match file.read_exact(&mut magic) {
         Ok(()) if magic == MAGIC => Ok(()),
         Ok(()) => Err(FileError::Foreign(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
             Err(FileError::Foreign(path.to_owned()))
         }
         Err(error) => Err(failed(error)),
@@ -159,6 +175,8 @@ fn folder_of(path: &Path) -> &Path {
 /// The properties of an open session file.
 pub(super) struct Properties {
     pub(super) store_tag: StoreTag,
+    /// The id of the file. A file of format 1 has no id.
+    pub(super) file_id: Option<FileId>,
     /// The sequence number of the latest commit.
     pub(super) commit: u64,
 }
@@ -173,28 +191,25 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let new = PathBuf::from(name);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        // This process locks the file before it truncates the file, because another process may be
-        // writing the file.
-        .truncate(false)
-        .mode(PRIVATE)
-        .open(&new)
-        .map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(FileError::Locked(path.to_owned())),
-        Err(TryLockError::Error(error)) => return Err(failed(error)),
+    let file = match create_only(&new) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            remove_incomplete(&new, path)?;
+            create_only(&new)
+        }
+        created => created,
+    };
+    let file = file.map_err(failed)?;
+    lock(&file, path)?;
+    // Before the lock, another process may have removed the file as an incomplete file.
+    if !is_at(&file, &new).map_err(failed)? {
+        return Err(FileError::Locked(path.to_owned()));
     }
     // The new file has a temporary name. This process checks `path` while it holds the lock of the
     // new file. Without the lock, another process could create the file at `path` after the check.
     if std::fs::metadata(path).is_ok_and(|about| about.len() > 0) {
         return Err(FileError::Locked(path.to_owned()));
     }
-    // A crash may have left an incomplete file with the temporary name.
-    file.set_len(0).map_err(failed)?;
+    let file_id = FileId::random()?;
     let tag = u32::from_be_bytes(*StoreTag::random()?.as_bytes());
     let begin = || {
         let database = Database::builder().create_with_backend(FileBackend::new(file)?)?;
@@ -203,9 +218,9 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
             transaction.open_table(SESSIONS)?;
             transaction.open_table(USED)?;
             let mut about = transaction.open_table(PROPERTIES)?;
-            about.insert(FORMAT_KEY, FORMAT)?;
             about.insert(STORE_TAG_KEY, u64::from(tag))?;
         }
+        write_format(&transaction, file_id)?;
         transaction.commit()?;
         Ok(database)
     };
@@ -216,6 +231,75 @@ pub(super) fn create(path: &Path) -> Result<(), FileError> {
     folder.sync_all().map_err(failed)?;
     // This process keeps the lock on the database until the file has its final name.
     drop(database);
+    Ok(())
+}
+
+/// Creates a file, which must not exist. If somebody has planted a link with this name, the function
+/// fails and does not follow the link (`O_EXCL`).
+fn create_only(new: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(PRIVATE)
+        .open(new)
+}
+
+/// Removes the incomplete file that a crash has left with the temporary name. The content of the file
+/// stays unchanged, because another name can refer to the same file.
+fn remove_incomplete(new: &Path, path: &Path) -> Result<(), FileError> {
+    let failed = |source| FileError::Io {
+        path: new.to_owned(),
+        source,
+    };
+    // Without `NONBLOCK`, the open of a pipe would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(new, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::LOOP) => return Err(FileError::NotRegular(new.to_owned())),
+        Err(error) => return Err(failed(error.into())),
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(FileError::NotRegular(new.to_owned()));
+    }
+    // The process that writes the file holds its lock.
+    lock(&file, path)?;
+    if !is_at(&file, new).map_err(failed)? {
+        return Err(FileError::Locked(path.to_owned()));
+    }
+    std::fs::remove_file(new).map_err(failed)
+}
+
+/// Locks a file. `path` is the path of the session file.
+fn lock(file: &File, path: &Path) -> Result<(), FileError> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(FileError::Locked(path.to_owned())),
+        Err(TryLockError::Error(source)) => Err(FileError::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Returns true if `path` itself is the open file, and not a link to the file or another file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes the version of the format and the id of the file.
+pub(super) fn write_format(
+    transaction: &WriteTransaction,
+    file: FileId,
+) -> Result<(), redb::Error> {
+    let mut about = transaction.open_table(PROPERTIES)?;
+    about.insert(FORMAT_KEY, FORMAT)?;
+    about.insert(FILE_ID_KEY, file.number())?;
     Ok(())
 }
 
@@ -262,6 +346,7 @@ pub(super) fn open_with(
         let entries = (
             entry(FORMAT_KEY)?,
             entry(STORE_TAG_KEY)?,
+            entry(FILE_ID_KEY)?.map(FileId::from_number),
             entry(COMMIT_KEY)?,
         );
         drop(about);
@@ -276,11 +361,13 @@ pub(super) fn open_with(
             path: path.to_owned(),
             found,
         }),
-        (Some(FORMAT), Some(tag), commit) => {
+        (Some(FIRST_FORMAT), Some(tag), file_id @ None, commit)
+        | (Some(FORMAT), Some(tag), file_id @ Some(_), commit) => {
             let tag = u32::try_from(tag).map_err(|_wide| corrupted("the store tag is too large"));
             let tag = tag.map_err(|error| refused(path, error))?;
             let properties = Properties {
                 store_tag: StoreTag::from_bytes(tag.to_be_bytes()),
+                file_id,
                 commit: commit.unwrap_or_default(),
             };
             Ok((database, properties))
@@ -312,7 +399,7 @@ pub(super) fn refused(path: &Path, error: redb::Error) -> FileError {
         redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => {
             FileError::Locked(path)
         }
-        redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+        redb::Error::Io(source) if source.kind() == ErrorKind::InvalidData => {
             FileError::Foreign(path)
         }
         redb::Error::Io(source) => FileError::Io { path, source },

@@ -67,13 +67,13 @@ async fn a_file_of_a_newer_version_is_refused() {
     transaction
         .open_table(about)
         .unwrap()
-        .insert("format", 2)
+        .insert("format", 3)
         .unwrap();
     transaction.commit().unwrap();
     drop(database);
     let refusal = fixture.refusal();
     assert!(
-        refusal.contains("was written by a newer Sidegate (format 2)"),
+        refusal.contains("was written by a newer Sidegate (format 3)"),
         "{refusal}"
     );
 }
@@ -104,6 +104,61 @@ async fn an_incomplete_new_file_of_a_crash_is_overwritten() {
     let sessions = fixture.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
     assert!(live(&sessions, &id, NOW).await && !new.exists());
+}
+
+/// Another user can write to the folder, and has planted the temporary name of the new file.
+#[tokio::test]
+async fn x_27_a_planted_link_is_not_followed_and_its_target_stays() {
+    let fixture = Fixture::disk();
+    let new = fixture.folder.path().join("sessions.redb.new");
+    let target = fixture.folder.path().join("target");
+    std::fs::write(&target, b"precious").unwrap();
+    let is_refused = || {
+        let refusal = fixture.refusal();
+        assert!(
+            refusal.contains("sessions.redb.new is not a regular file"),
+            "{refusal}"
+        );
+        assert_eq!(std::fs::read(&target).unwrap(), b"precious");
+        assert!(!fixture.file().exists());
+    };
+    std::os::unix::fs::symlink(&target, &new).unwrap();
+    is_refused();
+    std::fs::remove_file(&new).unwrap();
+    // The link leads nowhere, so that its target would be created.
+    let absent = fixture.folder.path().join("absent");
+    std::os::unix::fs::symlink(&absent, &new).unwrap();
+    is_refused();
+    assert!(!absent.exists());
+    std::fs::remove_file(&new).unwrap();
+    std::fs::create_dir(&new).unwrap();
+    is_refused();
+    std::fs::remove_dir(&new).unwrap();
+    // Nobody writes to the pipe. The start must not wait for a writer.
+    let made = std::process::Command::new("mkfifo").arg(&new).status();
+    assert!(made.unwrap().success());
+    is_refused();
+    std::fs::remove_file(&new).unwrap();
+    // A hard link cannot be told from an incomplete file. Only the name is removed.
+    std::fs::hard_link(&target, &new).unwrap();
+    let sessions = fixture.start(NOW);
+    let id = open(&sessions, "alice", NOW).await;
+    assert!(live(&sessions, &id, NOW).await && !new.exists());
+    assert_eq!(std::fs::read(&target).unwrap(), b"precious");
+    assert_eq!(fixture.mode(), 0o600);
+}
+
+#[test]
+fn a_new_file_that_another_process_is_writing_is_not_removed() {
+    let fixture = Fixture::disk();
+    let new = fixture.folder.path().join("sessions.redb.new");
+    let other = File::create_new(&new).unwrap();
+    other.lock().unwrap();
+    assert!(fixture.refusal().contains("is in use by another process"));
+    assert!(is_at(&other, &new).unwrap());
+    drop(other);
+    fixture.start(NOW);
+    assert!(!new.exists());
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::disk::Disk;
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Claim;
@@ -119,6 +120,12 @@ impl Fixture {
 
     pub(super) fn file(&self) -> PathBuf {
         self.folder.path().join("sessions.redb")
+    }
+
+    /// Opens the session file without a store.
+    pub(super) fn open_disk(&self) -> Disk {
+        let sealed = (Arc::new(self.ring()), &self.providers);
+        Disk::open(&self.file(), sealed, NOW).unwrap()
     }
 
     pub(super) fn ring(&self) -> KeyRing {

@@ -313,6 +313,7 @@ fn login_with(number: u8, sid: &str) -> (Command, OpenAnswer) {
         opened_at: NOW,
         sid: Some(sid.into()),
         device: None,
+        newer: Box::default(),
     };
     let (answer, answered) = oneshot::channel();
     let open = Command::Open {
@@ -402,7 +403,7 @@ async fn keeper_with_full_disk() -> (Keeper, SessionKey, Fixture) {
     let sessions = fixture.start(NOW);
     let id = open_with(&sessions, "alice", "sid-1").await;
     sessions.close().await.unwrap();
-    let disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
+    let disk = fixture.open_disk();
     let settings = fixture.keeper_settings();
     let (mut keeper, _handle) = Keeper::new(Backend::Disk(Box::new(disk)), settings);
     keeper.restore(NOW).unwrap();

@@ -24,6 +24,7 @@ impl Session {
             identity,
             sid: None,
             device: None,
+            newer: Box::default(),
             tokens: tokens.with_id_token(Some("id-token")),
             opened_at: now,
         };

@@ -304,6 +304,7 @@ mod tests {
             opened_at: Timestamp::default(),
             sid: None,
             device: None,
+            newer: Box::default(),
         };
         Arc::new(Stored::new(rank, Timestamp::default(), &contents))
     }

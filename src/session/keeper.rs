@@ -120,11 +120,10 @@ impl Keeper {
     /// [`FileError`].
     pub(super) fn restore(&mut self, now: Timestamp) -> Result<(), FileError> {
         let mut backend = mem::replace(&mut self.backend, Backend::Memory);
-        let registrations = mem::take(&mut self.registrations);
         let limits = Arc::clone(&self.limits);
         let restored = match &mut backend {
             Backend::Memory => Ok(()),
-            Backend::Disk(disk) => disk.restore((&limits, now), &registrations, |key, loaded| {
+            Backend::Disk(disk) => disk.restore(&limits, now, |key, loaded| {
                 let provider_session = ProviderSessionHash::of_contents(&loaded.contents);
                 let stored = loaded.into_stored(key);
                 self.remember((&stored, provider_session), FIRST_REPLICA);
@@ -137,7 +136,6 @@ impl Keeper {
             }),
         };
         self.backend = backend;
-        self.registrations = registrations;
         self.count();
         restored
     }

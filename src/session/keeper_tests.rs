@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::session::disk::Disk;
 use crate::session::fixture::{Fixture, NOW, open, tokens, user};
 use crate::session::index::{Rank, UserHash};
 use crate::session::record::Contents;
@@ -20,7 +19,7 @@ async fn a_start_keeps_no_more_sessions_in_memory_than_the_cache_has_room_for() 
         open(&sessions, &number.to_string(), NOW).await;
     }
     sessions.close().await.unwrap();
-    let disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
+    let disk = fixture.open_disk();
     let settings = KeeperSettings {
         capacity: 20 * 1024,
         ..fixture.keeper_settings()
@@ -75,6 +74,7 @@ fn of_alice(seconds: u8) -> Arc<Stored> {
         opened_at: NOW,
         sid: None,
         device: None,
+        newer: Box::default(),
     };
     Arc::new(Stored::new(rank, NOW, &contents))
 }

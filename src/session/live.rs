@@ -76,6 +76,7 @@ impl Session {
             opened_at: self.contents.opened_at,
             sid: self.contents.sid.clone(),
             device: self.contents.device.clone(),
+            newer: self.contents.newer.clone(),
         };
         let next = Self::new(*self.stored.rank(), self.stored.last_used(), contents);
         next.stored.note_use_of(&self.stored);

@@ -68,7 +68,7 @@ impl LocalStore {
         keeper: KeeperSettings,
         now: Timestamp,
     ) -> Result<Self, StartError> {
-        let disk = Disk::open(&settings.file, keys)?;
+        let disk = Disk::open(&settings.file, (keys, &keeper.registrations), now)?;
         let store_tag = disk.store_tag();
         let (mut keeper, handle) = Keeper::new(Backend::Disk(Box::new(disk)), keeper);
         keeper.restore(now)?;

@@ -35,7 +35,9 @@ pub mod cookie;
 mod device;
 mod disk;
 mod ending;
+mod entry;
 mod file;
+mod first_format;
 mod groups;
 mod host_id;
 mod id;
@@ -295,6 +297,7 @@ impl Sessions {
             opened_at: now,
             sid: new.sid,
             device: new.device,
+            newer: Box::default(),
         };
         let session = Arc::new(Stored::new(rank, now, &contents));
         let opening = Opening {

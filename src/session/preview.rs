@@ -24,8 +24,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{ReadableDatabase as _, StorageBackend};
 
+use super::entry::Format;
 use super::file::{self, FileError, refused};
-use super::registration::{self, Registrations};
+use super::first_format;
+use super::registration::Registrations;
 use super::survey::{Rules, survey};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
@@ -87,16 +89,23 @@ fn survey_file(
     path: &Path,
     snapshot: Snapshot,
     keys: &KeyRing,
-    (after, now): (&Registrations, Timestamp),
+    (providers, now): (&Registrations, Timestamp),
 ) -> Result<BTreeMap<Box<str>, u64>, FileError> {
-    let (database, _properties) = file::open_with(path, snapshot)?;
+    let (database, properties) = file::open_with(path, snapshot)?;
     let read = || {
         let transaction = database.begin_read()?;
+        let before;
+        let format = if let Some(file) = properties.file_id {
+            Format::Second(file)
+        } else {
+            before = first_format::registrations(&transaction, keys)?;
+            Format::First(&before)
+        };
         let rules = Rules {
             keys,
             now,
-            before: &registration::read(&transaction, keys)?,
-            after,
+            format,
+            providers,
         };
         survey(&transaction, &rules)
     };

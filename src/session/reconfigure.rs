@@ -68,7 +68,7 @@ pub(super) const AT_ONCE: usize = 100;
 
 impl Keeper {
     /// Applies new settings. A session ends if its provider was removed or has changed. One commit
-    /// removes the ended sessions and stores the new provider fingerprints.
+    /// removes the ended sessions.
     ///
     /// If a provider has changed or a key was removed, the store reads the whole session file.
     /// While the file is read, requests can use sessions, but no session can be changed.
@@ -145,14 +145,13 @@ impl Keeper {
                 if all_same && keys.contains_keys_of(&current) {
                     return Ok(Survey::default());
                 }
-                disk.survey(keys, now, (before, after))
+                disk.survey(keys, now, after)
             }
         }
     }
 
-    /// In one commit, ends the sessions in the argument `over`, and replaces the provider
-    /// fingerprints in the file by the fingerprints in `providers`. After this call, new entries
-    /// are encrypted with `keys`.
+    /// Removes the sessions in the argument `over` from the file, in one commit. After this call, new
+    /// entries are encrypted with `keys`, and only sessions of `providers` are valid.
     fn register(
         &mut self,
         over: &[(SessionKey, EndReason)],
@@ -163,9 +162,6 @@ impl Keeper {
             return Ok(());
         };
         let keys = keys.unwrap_or_else(|| Arc::clone(disk.keys()));
-        if over.is_empty() && *providers == self.registrations && keys.is_same_as(disk.keys()) {
-            return Ok(());
-        }
         let removals = over.iter().map(|(key, _)| Change::Remove(*key));
         let removals: Vec<_> = removals.collect();
         log_failure(disk.register(&removals, providers, keys))

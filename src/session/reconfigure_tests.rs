@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use crate::session::backend::Backend;
-use crate::session::disk::Disk;
 use crate::session::disk::tests::fill;
 use crate::session::fixture::{Fixture, NOW, found, live, login, open, session, tokens};
 use crate::session::keeper::Keeper;
@@ -356,7 +355,7 @@ async fn settings_that_cannot_be_committed_change_nothing() {
     let sessions = fixture.start(NOW);
     let id = open(&sessions, "alice", NOW).await;
     sessions.close().await.unwrap();
-    let disk = Disk::open(&fixture.file(), fixture.ring().into()).unwrap();
+    let disk = fixture.open_disk();
     let (mut keeper, _handle) =
         Keeper::new(Backend::Disk(Box::new(disk)), fixture.keeper_settings());
     keeper.restore(NOW).unwrap();
@@ -368,11 +367,13 @@ async fn settings_that_cannot_be_committed_change_nothing() {
     fill(disk);
     let unchanged = keeper.reconfigure(fixture.reconfiguration(), NOW).unwrap();
     assert_eq!(unchanged, Reconfigured::default());
+    // The reload would end the session, which has expired.
     fixture.providers.insert("new".into(), [0; 32]);
+    fixture.settings.idle = Duration::from_mins(5);
     fixture.settings.per_person = 1;
     fixture.keys = vec![2, 1];
     let refused = keeper
-        .reconfigure(fixture.reconfiguration(), NOW)
+        .reconfigure(fixture.reconfiguration(), after(70))
         .unwrap_err();
     assert!(matches!(
         refused,

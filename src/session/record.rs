@@ -1,28 +1,32 @@
-//! Encodes the contents of a session as bytes, for memory and for the file.
+//! Encodes the contents of a session as bytes, for memory and for the stores.
 //!
-//! An entry of the file starts with the time at which the session ends, as plaintext. The encrypted
-//! contents follow. The plaintext lets the gateway find an expired session even if the gateway
-//! cannot decrypt the entry. The plaintext and the session key are associated data of the
-//! encryption. If somebody copies an entry to another session, the gateway cannot decrypt the
-//! copied entry. The gateway can decrypt an older entry of the same session. An attacker who can
-//! write the session file can restore an older version of a session.
+//! The values that every session has come first ([`Encoded`]). Optional values follow:
+//!
+//! | value | what it is for |
+//! | --- | --- |
+//! | ID token | the sign-out at the provider, which needs the ID token as a hint |
+//! | claims | rules and fields of apps that need other claims than the identity has |
+//! | `sid` | the logout at the provider, which names its own session |
+//! | device | the page on which users see and end their own sessions |
+//!
+//! The version of a session is one of the first values. A version shows whether a session has
+//! changed since it was read. No value states whether the browser keeps the cookie after it was
+//! closed: the gateway decides this when it sets the cookie, and sets the cookie one time.
+//!
+//! A newer version of the gateway may encode more values at the end, each with its number, its
+//! length and its bytes. This version keeps these bytes and writes them again with each change of
+//! the session ([`Contents::newer`]).
 
 use postcard::ser_flavors::Size;
+use serde::ser::{SerializeTuple as _, Serializer};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::SessionKey;
 use super::device::Device;
 use super::packed::{pack, unpack};
-use super::stored::Stored;
 use crate::clock::Timestamp;
 use crate::identity::{Claim, Email, Identity};
-use crate::seal::KeyRing;
 use crate::token::{Authentication, Lifetime, TokenSet};
-
-/// The length of the plaintext part of an entry, in bytes. The plaintext part is a little-endian
-/// 64-bit number.
-const PLAINTEXT: usize = 8;
 
 /// The data of a session that does not change within one version.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub(super) struct Contents {
     pub(super) sid: Option<Box<str>>,
     /// The device with which the user has signed in.
     pub(super) device: Option<Device>,
+    /// The encoded values that only a newer version of the gateway knows.
+    pub(super) newer: Box<[u8]>,
 }
 
 /// The encoded form of the contents of a session. If this structure changes, the format of the file
@@ -82,11 +88,26 @@ struct ProviderSession<'a> {
 }
 
 /// The device with which the user has signed in. The device is encoded after [`ProviderSession`].
-/// Older versions of the gateway ignore the device, and wrote no device.
-#[derive(Deserialize, Serialize)]
+/// Older versions of the gateway ignore the device, and wrote no device. Both texts are empty if
+/// only newer values follow.
+#[derive(Default, Deserialize, Serialize)]
 struct EncodedDevice<'a> {
     name: &'a str,
     network: &'a str,
+}
+
+/// The encoded values of a newer version of the gateway, which are already encoded.
+struct Newer<'a>(&'a [u8]);
+
+impl Serialize for Newer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // A tuple has no length of its own, so that the bytes stay as they are.
+        let mut bytes = serializer.serialize_tuple(self.0.len())?;
+        self.0
+            .iter()
+            .try_for_each(|byte| bytes.serialize_element(byte))?;
+        bytes.end()
+    }
 }
 
 /// The values that are encoded after [`Additional`].
@@ -94,6 +115,7 @@ struct EncodedDevice<'a> {
 struct Later {
     sid: Option<Box<str>>,
     device: Option<Device>,
+    newer: Box<[u8]>,
 }
 
 impl Later {
@@ -104,13 +126,13 @@ impl Later {
         }
         let (ProviderSession { sid }, rest) = postcard::take_from_bytes(bytes).ok()?;
         // Without a device, the session still works, so a damaged device counts as absent.
-        let device = postcard::from_bytes(rest).ok();
-        let device =
-            device.and_then(|EncodedDevice { name, network }| Device::stored(name, network));
+        let device = postcard::take_from_bytes::<EncodedDevice<'_>>(rest).ok();
+        let (device, newer) = device.unwrap_or_default();
         let sid = Some(sid).filter(|sid| !sid.is_empty());
         Some(Self {
             sid: sid.map(Into::into),
-            device,
+            device: Device::stored(device.name, device.network),
+            newer: newer.into(),
         })
     }
 }
@@ -217,12 +239,26 @@ fn encoded(contents: &Contents) -> Option<Vec<u8>> {
             .map(|(path, claim)| (&**path, claim.as_str()))
             .collect(),
     };
+    with_later_values(plain, additional, contents)
+}
+
+/// Encodes the values of a session, without values at the end that the session does not have.
+fn with_later_values(
+    plain: Encoded<'_>,
+    additional: Additional<'_>,
+    contents: &Contents,
+) -> Option<Vec<u8>> {
     let sid = contents.sid.as_deref();
     let provider_session = ProviderSession {
         sid: sid.unwrap_or_default(),
     };
-    if let Some(Device { name, network }) = &contents.device {
-        let device = EncodedDevice { name, network };
+    let device = contents.device.as_ref();
+    let device = device.map(|Device { name, network }| EncodedDevice { name, network });
+    if !contents.newer.is_empty() {
+        let device = device.unwrap_or_default();
+        let newer = Newer(&contents.newer);
+        to_bytes(&(plain, additional, provider_session, device, newer))
+    } else if let Some(device) = device {
         to_bytes(&(plain, additional, provider_session, device))
     } else if sid.is_some() {
         to_bytes(&(plain, additional, provider_session))
@@ -267,6 +303,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Contents> {
         opened_at: Timestamp::from_millis(plain.opened_at),
         sid: later.sid,
         device: later.device,
+        newer: later.newer,
     })
 }
 
@@ -280,55 +317,4 @@ pub(super) fn provider(bytes: &[u8]) -> Option<&str> {
 pub(super) fn version(bytes: &[u8]) -> Option<u64> {
     let (version, _rest) = postcard::take_from_bytes::<u64>(bytes).ok()?;
     Some(version)
-}
-
-/// Encrypts a session. Returns `None` if no nonce could be generated.
-pub(super) fn seal(session: &Stored, keys: &KeyRing) -> Option<Vec<u8>> {
-    let plaintext = session.ends_at().as_millis().to_le_bytes();
-    let sealed = keys.seal(&context(session.key(), plaintext), session.contents());
-    Some([&plaintext, sealed.ok()?.as_slice()].concat())
-}
-
-/// An encrypted entry of the file.
-#[derive(Debug)]
-pub(super) struct Entry<'a> {
-    pub(super) ends_at: Timestamp,
-    plaintext: [u8; PLAINTEXT],
-    sealed: &'a [u8],
-}
-
-impl<'a> Entry<'a> {
-    /// Reads the plaintext part of an entry.
-    pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
-        let (plaintext, sealed) = bytes.split_first_chunk::<PLAINTEXT>()?;
-        Some(Self {
-            ends_at: Timestamp::from_millis(u64::from_le_bytes(*plaintext)),
-            plaintext: *plaintext,
-            sealed,
-        })
-    }
-
-    /// Returns true if the entry was encrypted with one of these keys.
-    pub(super) fn is_known_to(&self, keys: &KeyRing) -> bool {
-        keys.knows(self.sealed)
-    }
-
-    /// Decrypts the entry and returns the encoded contents.
-    pub(super) fn unseal(&self, key: &SessionKey, keys: &KeyRing) -> Option<Zeroizing<Vec<u8>>> {
-        keys.open(&context(key, self.plaintext), self.sealed)
-    }
-
-    /// Decrypts the entry and decodes the contents.
-    pub(super) fn open(&self, key: &SessionKey, keys: &KeyRing) -> Option<Contents> {
-        decode(&self.unseal(key, keys)?)
-    }
-}
-
-/// Returns the associated data of an encrypted entry.
-fn context(key: &SessionKey, plaintext: [u8; PLAINTEXT]) -> [u8; SessionKey::LENGTH + PLAINTEXT] {
-    let mut context = [0; SessionKey::LENGTH + PLAINTEXT];
-    let (first, second) = context.split_at_mut(SessionKey::LENGTH);
-    first.copy_from_slice(key.as_bytes());
-    second.copy_from_slice(&plaintext);
-    context
 }

@@ -7,10 +7,11 @@ use redb::{ReadTransaction, ReadableTable as _};
 
 use super::SessionKey;
 use super::backend::Loaded;
+use super::entry::{Entry, Format};
 use super::file::{SESSIONS, USED, corrupted};
 use super::limits::Limits;
-use super::record::{self, Contents, Entry};
-use super::registration::{self, Registrations};
+use super::record::{self, Contents};
+use super::registration::Registrations;
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 
@@ -19,10 +20,9 @@ use crate::seal::KeyRing;
 pub(super) struct Rules<'a> {
     pub(super) keys: &'a KeyRing,
     pub(super) now: Timestamp,
-    /// The fingerprints of the providers in the previous settings.
-    pub(super) before: &'a Registrations,
+    pub(super) format: Format<'a>,
     /// The fingerprints of the providers in the new settings.
-    pub(super) after: &'a Registrations,
+    pub(super) providers: &'a Registrations,
 }
 
 /// The stored sessions that are not valid any more, with the reasons.
@@ -106,7 +106,8 @@ fn survey_all(
     let mut found = Survey::default();
     for entry in transaction.open_table(SESSIONS)?.iter()? {
         let (key, value) = entry?;
-        let entry = Entry::new(value.value()).ok_or_else(|| corrupted("an entry is too short"))?;
+        let entry = Entry::new(value.value(), rules.format);
+        let entry = entry.ok_or_else(|| corrupted("an entry is too short"))?;
         let key = SessionKey::from_bytes(*key.value());
         // The deadline of a session is checked before the key of the entry, because an expired
         // session is removed even if the key is unknown.
@@ -120,7 +121,7 @@ fn survey_all(
         }
         let plain = entry.unseal(&key, rules.keys).ok_or_else(not_opened)?;
         let provider = record::provider(&plain).ok_or_else(not_opened)?;
-        if !registration::is_same(provider, rules.before, rules.after) {
+        if !entry.is_of(provider, rules.providers) {
             found.note_changed_provider(key, provider);
             continue;
         }

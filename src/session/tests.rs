@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::entry::{Entry, FileId, Format, Sealing};
 use super::fixture::{Fixture, NOW, clock, live, login, open, session, tokens};
 use super::*;
 use crate::identity::{Claim, Email};
@@ -317,10 +318,16 @@ async fn an_entry_that_was_moved_or_changed_does_not_open() {
         open(&sessions, "bob", NOW).await,
     );
     let session = session(&sessions, &alice).await;
-    let sealed = record::seal(session.stored(), &fixture.ring()).unwrap();
+    let file = FileId::random().unwrap();
+    let sealing = Sealing {
+        file,
+        providers: &fixture.providers,
+        keys: &fixture.ring(),
+    };
+    let sealed = sealing.seal(session.stored()).unwrap();
     let opened = |id: &SessionId, bytes: &[u8]| {
-        let entry = record::Entry::new(bytes)?;
-        entry.open(&id.key(), &fixture.ring())
+        let entry = Entry::new(bytes, Format::Second(file))?;
+        entry.open(&id.key(), &fixture.ring(), &fixture.providers)
     };
     assert!(opened(&alice, &sealed).is_some());
     assert!(opened(&bob, &sealed).is_none());
@@ -349,6 +356,7 @@ fn an_entry_has_a_device_and_an_entry_of_an_older_version_has_none() {
             opened_at: NOW,
             sid: sid.map(Into::into),
             device: device.cloned(),
+            newer: Box::default(),
         };
         let bytes = record::encode(&contents);
         let read = record::decode(&bytes).unwrap();
@@ -383,4 +391,37 @@ async fn an_older_version_can_read_an_entry_with_a_provider_session() {
     // Older versions read the bytes of `without`, and ignore the bytes after them.
     assert!(entries[0].len() > entries[1].len() && entries[0].starts_with(&entries[1]));
     assert_eq!(record::decode(&entries[1]).unwrap().sid, None);
+}
+
+#[tokio::test]
+async fn f_36_a_refresh_keeps_the_values_of_a_newer_version() {
+    let newer: Box<[u8]> = [7, 3, 1, 2, 3].into();
+    let device = Device::new("curl/8", [192, 0, 2, 1].into());
+    for (sid, device) in [(None, None), (Some("sid".into()), Some(device))] {
+        let contents = Contents {
+            version: 3,
+            provider: "op".into(),
+            identity: everything().identity,
+            tokens: everything().tokens,
+            opened_at: NOW,
+            sid,
+            device,
+            newer: newer.clone(),
+        };
+        let read = record::decode(&record::encode(&contents)).unwrap();
+        assert_eq!((&read.sid, &read.device), (&contents.sid, &contents.device));
+        assert_eq!(read.newer, newer);
+        let rank = Rank {
+            user: None,
+            ends_at: NOW.plus(Duration::from_mins(1)),
+            key: SessionId::random(StoreTag::random().unwrap())
+                .unwrap()
+                .key(),
+        };
+        let session = Session::of(Arc::new(Stored::new(rank, NOW, &contents))).unwrap();
+        let next = session.next(tokens("token-1"), None);
+        let next = record::decode(next.stored().contents()).unwrap();
+        assert_eq!((next.version, &next.sid), (4, &contents.sid));
+        assert_eq!(next.newer, newer);
+    }
 }

@@ -15,12 +15,15 @@
 //! judge every [`Reading`] of the path.
 
 mod byte_set;
+mod fold;
 mod forms;
 mod host;
 mod path;
 mod prefix;
 mod reading;
 mod replace;
+#[cfg(test)]
+mod spelling_tests;
 #[cfg(test)]
 mod tests;
 
@@ -33,9 +36,9 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use host::Host;
 
+pub(crate) use fold::FoldedPath;
 pub(crate) use forms::{Form, Forms};
 pub(crate) use host::RecentHost;
-pub(crate) use prefix::FoldedPath;
 pub use prefix::Prefix;
 pub(crate) use reading::Reading;
 
@@ -199,7 +202,7 @@ impl Target {
         check_method(&parts.method)?;
         check_scheme(&parts.uri)?;
         let (host, is_host_field) = find_host(parts, recent)?;
-        let path_and_query = parts.uri.path_and_query().ok_or(Error::WrongForm)?;
+        let path_and_query = received(parts).ok_or(Error::WrongForm)?;
         if path_and_query.as_str() == "*" {
             let asked_about_all = parts.method == Method::OPTIONS;
             return Err(if asked_about_all {
@@ -228,7 +231,7 @@ impl Target {
     ) -> Option<(Self, Vec<Reading>)> {
         check_method(&parts.method).ok()?;
         check_scheme(&parts.uri).ok()?;
-        let received = parts.uri.path_and_query()?;
+        let received = received(parts)?;
         if received.path().len() > MAX_PATH {
             return None;
         }
@@ -313,6 +316,16 @@ fn check_scheme(uri: &Uri) -> Result<(), Error> {
         Some(scheme) if scheme.eq_ignore_ascii_case("https") => Ok(()),
         Some(_) => Err(Error::SchemeUnknown),
     }
+}
+
+/// Returns the received path and query. Only an absolute target of HTTP/1.1 may begin its query
+/// directly after the authority. `:path` is never empty and begins with `/`, except in `OPTIONS *`
+/// (RFC 9113 section 8.3.1).
+fn received(parts: &http::request::Parts) -> Option<&PathAndQuery> {
+    let received = parts.uri.path_and_query()?;
+    let text = received.as_str();
+    let is_absolute = parts.version < Version::HTTP_2 && parts.uri.authority().is_some();
+    (text.starts_with('/') || text == "*" || is_absolute).then_some(received)
 }
 
 /// Returns the canonical authority, and whether the field `Host` contains exactly this text.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::Error;
 use super::byte_set::ByteSet;
+use super::fold::folded_characters;
 
 /// The unreserved characters (RFC 3986 section 2.3).
 static UNRESERVED: ByteSet = ByteSet::alphanumeric_and(b"-._~");
@@ -22,7 +23,9 @@ static UNRESERVED: ByteSet = ByteSet::alphanumeric_and(b"-._~");
 ///
 /// Returns an [`Error`] that states why the path is rejected. The function rejects forms that apps
 /// may read in different ways: dot segments, encoded separators, empty segments, control
-/// characters, bytes that are not UTF-8, and all of these in a double encoding.
+/// characters, bytes that are not UTF-8, and all of these in a double encoding. The function also
+/// rejects dot segments and empty segments that exist only after a normalization of Unicode, such as
+/// `．．`.
 pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
     let rest = path.as_bytes().strip_prefix(b"/").ok_or(Error::WrongForm)?;
     if is_plain(rest) || is_canonical(rest)? {
@@ -32,19 +35,45 @@ pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
     }
 }
 
-/// Checks each byte of a path. The argument `rest` is the path without its first slash. Returns
+/// Checks each byte of a path. The argument `path` is the path without its first slash. Returns
 /// true if the path is already canonical, false if the path must be rewritten, or the reason for
 /// the rejection.
-fn is_canonical(mut rest: &[u8]) -> Result<bool, Error> {
+fn is_canonical(path: &[u8]) -> Result<bool, Error> {
+    let mut rest = path;
     let mut check = Check::default();
-    let mut canonical = true;
+    let (mut canonical, mut ascii) = (true, true);
     while let Some((unit, after)) = Unit::first(rest)? {
         check.add(unit.byte)?;
         canonical &= unit.canonical;
+        ascii &= unit.byte.is_ascii();
         rest = after;
     }
     check.finish()?;
+    if !ascii {
+        check_normal_form(path)?;
+    }
     Ok(canonical)
+}
+
+/// Checks a path for an app that normalizes the characters of a decoded path before the app looks
+/// for separators and dot segments. For example, such an app reads `．` as a dot and `／` as a slash.
+/// The argument `path` is the path without its first slash.
+#[cold]
+pub(super) fn check_normal_form(path: &[u8]) -> Result<(), Error> {
+    let octets: Vec<u8> = decoded(path).collect();
+    let mut check = Check::default();
+    for character in folded_characters(&String::from_utf8_lossy(&octets)).chars() {
+        check.add(match character {
+            '\\' => b'/',
+            space if space.is_whitespace() => b' ',
+            // The letter `x` stands for each character that is neither a dot nor a separator.
+            other => u8::try_from(other)
+                .ok()
+                .filter(u8::is_ascii)
+                .unwrap_or(b'x'),
+        })?;
+    }
+    check.finish()
 }
 
 /// Checks a path quickly. The argument `path` does not contain the first slash of the path. Returns
@@ -173,7 +202,8 @@ enum Segment {
 impl Segment {
     fn add(self, byte: u8) -> Result<Self, Error> {
         match (self, byte) {
-            (Self::Empty, b'.') => Ok(Self::Dot),
+            // Some apps remove the spaces at the start of a segment.
+            (Self::Empty | Self::Blank, b'.') => Ok(Self::Dot),
             (Self::Empty | Self::Blank, b' ') => Ok(Self::Blank),
             (Self::Empty | Self::Blank, b';') => Ok(Self::OnlyParameters),
             (Self::Dot, b'.') => Ok(Self::DotDot),
@@ -318,7 +348,7 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 /// Returns true if a byte is `unreserved` (RFC 3986 section 2.3).
-fn is_unreserved(byte: u8) -> bool {
+pub(super) fn is_unreserved(byte: u8) -> bool {
     UNRESERVED.contains(byte)
 }
 

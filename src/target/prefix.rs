@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::Error;
-use super::path::{canonical, decoded};
+use super::fold::FoldedPath;
+use super::path::{canonical, decoded, is_unreserved};
 
 /// A path prefix that consists of whole segments. For example, `/admin` stands for `/admin` and all
 /// paths below `/admin`, but not for `/administrator`.
@@ -15,7 +16,12 @@ use super::path::{canonical, decoded};
 /// [`Prefix::covers`] ignore the query.
 #[derive(Clone, Eq, Hash, Ord, PartialEq, PartialOrd, serde::Deserialize)]
 #[serde(try_from = "String")]
-pub struct Prefix(Box<str>);
+pub struct Prefix {
+    text: Box<str>,
+    /// The normal form ([`FoldedPath`]) of the text. It has as many segments as the text. The normal
+    /// form of `/` is an empty text.
+    folded: Box<str>,
+}
 
 impl Prefix {
     /// Converts a path from the settings to its canonical form. If the path is `/admin/`, the
@@ -23,48 +29,98 @@ impl Prefix {
     ///
     /// # Errors
     ///
-    /// Returns an [`Error`] if `text` is not a valid path for a request.
+    /// Returns an [`Error`] if `text` is not a valid path for a request, or if a segment has a
+    /// character that some apps read as a slash, such as `／`.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        Ok(Self(canonical(text)?.into()))
+        let prefix = Self::new(canonical(text)?.into());
+        let slashes = prefix.folded.matches('/').count();
+        if slashes == prefix.segments().count() {
+            Ok(prefix)
+        } else {
+            Err(Error::HiddenSeparator)
+        }
+    }
+
+    fn new(text: Box<str>) -> Self {
+        let (folded, _segments) = FoldedPath::of(&text, usize::MAX).into_text();
+        Self {
+            text,
+            folded: folded.into(),
+        }
     }
 
     /// Returns the canonical text of the prefix.
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Returns true if the canonical `path` is this prefix or a path below this prefix.
     /// Percent-encodings are decoded before the comparison. The comparison distinguishes upper and
     /// lower case.
     pub(crate) fn matches(&self, path: &str) -> bool {
+        // Nearly all paths have the spelling of the prefix.
+        let below = path.strip_prefix(&*self.text);
+        let is_boundary =
+            |below: &str| self.text.ends_with('/') || below.is_empty() || below.starts_with('/');
+        if below.is_some_and(is_boundary) {
+            return true;
+        }
         let mut path = decoded(path.as_bytes());
-        let begins = decoded(self.0.as_bytes()).all(|wanted| path.next() == Some(wanted));
-        begins && (self.0.ends_with('/') || matches!(path.next(), None | Some(b'/')))
+        let begins = decoded(self.text.as_bytes()).all(|wanted| path.next() == Some(wanted));
+        begins && (self.text.ends_with('/') || matches!(path.next(), None | Some(b'/')))
     }
 
     /// Returns true if an app may read the canonical `path` as this prefix or as a path below this
-    /// prefix. The comparison ignores ASCII case, parameters after `;`, dots and spaces at the end
-    /// of a segment, and a slash at the end of the prefix. If [`Prefix::matches`] returns true for
-    /// a path, the function `covers` also returns true. Letters outside ASCII are compared exactly.
+    /// prefix. The comparison is that of the normal form of a path ([`FoldedPath`]), and ignores a
+    /// slash at the end of the prefix. If [`Prefix::matches`] returns true for a path, the function
+    /// `covers` also returns true.
     pub(crate) fn covers(&self, path: &str) -> bool {
-        let is_slash = |byte: &u8| *byte == b'/';
-        let wanted = self.0.strip_suffix('/').unwrap_or(&self.0);
-        // After `strip_suffix`, the prefix `/` is an empty text. Every prefix other than `/`, and
-        // every path, begins with a slash.
-        let Some(wanted) = wanted.strip_prefix('/') else {
-            return true;
-        };
-        let path = path.strip_prefix('/').unwrap_or_default();
-        if begin_differently(path.as_bytes(), wanted.as_bytes()) {
-            return false;
-        }
-        let mut segments = path.as_bytes().split(is_slash);
-        wanted.as_bytes().split(is_slash).all(|wanted| {
-            segments
-                .next()
-                .is_some_and(|segment| may_be_the_same(segment, wanted))
-        })
+        self.covers_plainly(path)
+            .unwrap_or_else(|| self.covers_folded(&FoldedPath::of(path, usize::MAX)))
     }
+
+    #[cold]
+    fn covers_folded(&self, path: &FoldedPath) -> bool {
+        path.prefixes().any(|start| *start == *self.folded)
+    }
+
+    /// Compares the path with the prefix byte by byte. Returns `None` if the normal form of the path
+    /// is necessary for the comparison.
+    fn covers_plainly(&self, path: &str) -> Option<bool> {
+        let mut path = path.bytes();
+        for wanted in self.folded.bytes() {
+            match path.next() {
+                // The byte begins a percent-encoding.
+                Some(b'%') => return None,
+                Some(byte) if byte.to_ascii_lowercase() == wanted => {}
+                Some(byte) if is_certain(byte) => return Some(false),
+                Some(_) => return None,
+                None => return Some(false),
+            }
+        }
+        match path.next() {
+            None | Some(b'/') => Some(true),
+            Some(byte) if is_certain(byte) => Some(false),
+            Some(_) => None,
+        }
+    }
+
+    /// Returns true if both prefixes stand for the same paths, in the same or in different
+    /// spellings.
+    pub(crate) fn is_spelling_of(&self, other: &Self) -> bool {
+        self.folded == other.folded && self.text.ends_with('/') == other.text.ends_with('/')
+    }
+
+    /// Returns the normal form of each segment.
+    pub(super) fn folded_segments(&self) -> impl Iterator<Item = &str> {
+        self.folded.split('/').skip(1)
+    }
+}
+
+/// Returns true if the byte is a character of a path by itself, whatever characters follow. Only a
+/// dot at the end of a segment is left out, so a dot is not certain.
+fn is_certain(byte: u8) -> bool {
+    byte == b'/' || (byte != b'.' && is_unreserved(byte))
 }
 
 impl Prefix {
@@ -78,6 +134,19 @@ impl Prefix {
             .unwrap_or_default()
     }
 
+    /// Returns the part of `path` after the segments of this prefix, like [`Prefix::rest`]. Returns
+    /// `None` if these segments of the path are not this prefix, or if they may be more segments than
+    /// the prefix has.
+    pub(crate) fn strip_from<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let rest = self.rest(path);
+        let start = path.strip_suffix(rest)?;
+        let is_prefix = self.covers_plainly(start).unwrap_or_else(|| {
+            let (start, _segments) = FoldedPath::of(start, usize::MAX).into_text();
+            *start == *self.folded
+        });
+        is_prefix.then_some(rest)
+    }
+
     /// Returns the prefix, followed by `rest`. The argument `rest` is empty, or begins with a
     /// slash.
     pub(crate) fn join(&self, rest: &str) -> String {
@@ -89,7 +158,7 @@ impl Prefix {
 
     /// Returns the prefix of the paths that begin with this prefix, followed by `below`.
     pub(crate) fn append(&self, below: &Self) -> Self {
-        Self(self.join(below.as_str()).into())
+        Self::new(self.join(below.as_str()).into())
     }
 
     /// Returns the text of the prefix without the slash at its end. The text of the prefix `/` is
@@ -109,51 +178,10 @@ impl Prefix {
     }
 }
 
-/// A normalized path: in ASCII lower case, percent-decoded, without parameters, and without dots
-/// and spaces at the end of each segment. [`Prefix::covers`] ignores these differences. If a prefix
-/// covers a path, the normalized path begins with the normalized prefix.
-#[derive(Debug)]
-pub(crate) struct FoldedPath {
-    text: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl FoldedPath {
-    /// Normalizes the first `depth` segments of a canonical path. If `depth` is 0, the function
-    /// allocates nothing.
-    pub(crate) fn of(path: &str, depth: usize) -> Self {
-        let mut folded = Self {
-            text: Vec::new(),
-            ends: Vec::new(),
-        };
-        let path = path.strip_suffix('/').unwrap_or(path).as_bytes();
-        // A path begins with a slash, so the text before the first slash is empty.
-        let segments = path.split(|byte| *byte == b'/').skip(1);
-        for segment in segments.take(depth) {
-            folded.text.push(b'/');
-            let start = folded.text.len();
-            let bytes = name(segment).map(|byte| byte.to_ascii_lowercase());
-            folded.text.extend(bytes);
-            while folded.text.len() > start && matches!(folded.text.last(), Some(b'.' | b' ')) {
-                folded.text.pop();
-            }
-            folded.ends.push(folded.text.len());
-        }
-        folded
-    }
-
-    /// Returns the normalized text of every prefix, from the empty prefix to the whole text. Each
-    /// prefix is one segment longer than the previous prefix.
-    pub(crate) fn prefixes(&self) -> impl Iterator<Item = &[u8]> {
-        let ends = std::iter::once(&0).chain(&self.ends);
-        ends.filter_map(|end| self.text.get(..*end))
-    }
-}
-
 /// The default prefix is `/`, which stands for all paths.
 impl Default for Prefix {
     fn default() -> Self {
-        Self("/".into())
+        Self::new("/".into())
     }
 }
 
@@ -166,6 +194,9 @@ impl TryFrom<String> for Prefix {
             _ if is_pattern(&text) => instead_of_pattern(&text),
             Ok(prefix) => return Ok(prefix),
             Err(_) if !text.starts_with('/') => "it does not begin with `/`".to_owned(),
+            Err(Error::HiddenSeparator) if canonical(&text).is_ok() => {
+                "some apps read a character of it as a slash".to_owned()
+            }
             Err(Error::WrongForm) => "write it without a query and without a fragment".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -211,35 +242,8 @@ fn instead_of_pattern(text: &str) -> String {
 
 impl fmt::Debug for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        fmt::Debug::fmt(&self.text, f)
     }
-}
-
-/// Returns true if the first characters show that no app reads the two texts as the same. Letters
-/// and digits are never encoded in a canonical path, so this check decides about most paths.
-fn begin_differently(path: &[u8], wanted: &[u8]) -> bool {
-    let (Some(a), Some(b)) = (path.first(), wanted.first()) else {
-        return false;
-    };
-    let plain = a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric();
-    plain && !a.eq_ignore_ascii_case(b)
-}
-
-fn may_be_the_same(segment: &[u8], wanted: &[u8]) -> bool {
-    if begin_differently(segment, wanted) {
-        return false;
-    }
-    let mut rest = name(segment);
-    let begins = name(wanted).all(|wanted| {
-        rest.next()
-            .is_some_and(|byte| byte.eq_ignore_ascii_case(&wanted))
-    });
-    begins && rest.all(|byte| matches!(byte, b'.' | b' '))
-}
-
-/// Returns the decoded bytes of a segment without its parameters.
-fn name(segment: &[u8]) -> impl Iterator<Item = u8> {
-    decoded(segment).take_while(|byte| *byte != b';')
 }
 
 #[cfg(test)]
@@ -300,26 +304,6 @@ mod tests {
     #[test]
     fn the_default_prefix_is_the_whole_path_space() {
         assert_eq!(Prefix::default(), Prefix::parse("/").unwrap());
-    }
-
-    #[test]
-    fn a_folded_path_keeps_the_names_of_segments_in_lower_case() {
-        for (path, depth, wanted) in [
-            ("/Admin/users", 0, &[""][..]),
-            ("/Admin/users", 1, &["", "/admin"]),
-            ("/Admin/users", 9, &["", "/admin", "/admin/users"]),
-            (
-                "/Admin%20;x=1/v1.2.%20./",
-                2,
-                &["", "/admin", "/admin/v1.2"],
-            ),
-            ("/;x/.../a", 3, &["", "/", "//", "///a"]),
-            ("/", 2, &[""]),
-        ] {
-            let folded = FoldedPath::of(path, depth);
-            let wanted = wanted.iter().map(|prefix| prefix.as_bytes());
-            assert!(folded.prefixes().eq(wanted), "{path} {folded:?}");
-        }
     }
 
     #[test]

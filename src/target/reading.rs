@@ -4,7 +4,10 @@
 //! segment or as the path `/a/b`. Every reading of an accepted path is safe: if the reading is
 //! written as a usual path, [`canonical`] accepts the path.
 
-use super::path::{Unit, canonical, decoded};
+use std::collections::BTreeSet;
+
+use super::fold::{name, octets};
+use super::path::{Unit, canonical, check_normal_form};
 use super::{Error, Form, Forms, Prefix};
 
 /// One way in which an app may read a path.
@@ -19,26 +22,28 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
+    /// The only reading of a usual path.
+    pub(crate) fn usual(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            has_unknown: false,
+        }
+    }
+
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Whether the path has octets whose character depends on the app.
-    pub(crate) fn has_unknown(&self) -> bool {
-        self.has_unknown
-    }
-
     /// Returns true if an app may read the path as `prefix` or as a path below `prefix`. The
-    /// comparison is that of [`Prefix::covers`]. In addition, an octet whose character depends on
-    /// the app is equal to every other octet.
+    /// comparison is that of [`Prefix::covers`]. In addition, an octet whose character depends on the
+    /// app is equal to every character.
     pub(crate) fn may_be_below(&self, prefix: &Prefix) -> bool {
         if prefix.covers(&self.path) {
             return true;
         }
-        let wanted = prefix.as_str().trim_matches('/');
         let mut segments = self.path.split('/').skip(1);
         self.has_unknown
-            && wanted.split('/').all(|wanted| {
+            && prefix.folded_segments().all(|wanted| {
                 let segment = segments.next();
                 segment.is_some_and(|segment| may_be_equal(segment, wanted))
             })
@@ -52,34 +57,61 @@ impl Reading {
             return false;
         }
         // The letter `x` stands for each character that is neither a dot nor a separator.
-        let mut usual = self.path.replace("%2F", "x").replace("%5C", "x");
-        if self.has_unknown {
-            usual = replace_octets(&usual, "x");
-        }
-        canonical(&merged(&usual)).is_ok()
+        let known = merged(&self.path.replace("%2F", "x").replace("%5C", "x"));
+        let usual = if self.has_unknown {
+            merged(&replace_octets(&known, "x"))
+        } else {
+            known.clone()
+        };
+        let below = known.as_bytes().get(1..).unwrap_or_default();
+        canonical(&usual).is_ok() && check_normal_form(below).is_ok()
     }
 }
 
-/// Compares two segments like [`Prefix::covers`]. An octet outside ASCII is equal to every other
-/// octet.
+/// Stands for an octet whose character depends on the app.
+const UNKNOWN: char = '\u{fffd}';
+
+/// Returns true if an app may read `segment` as a segment with the normal form `wanted`. An octet
+/// outside ASCII is equal to every character and to the empty text, because an encoding may have a
+/// full-width letter at this octet, or may leave it out. The ASCII octet after such an
+/// octet may belong to the same character.
 fn may_be_equal(segment: &str, wanted: &str) -> bool {
-    let name = |text| decoded(str::as_bytes(text)).take_while(|byte| *byte != b';');
-    let wanted: Vec<u8> = name(wanted).collect();
-    let mut rest = wanted.as_slice();
-    for octet in name(segment) {
-        let is_equal = match rest.first() {
-            // One character has different lengths in different encodings, so the lengths of the
-            // two names say nothing.
-            Some(_) if !octet.is_ascii() && !rest.is_ascii() => return true,
-            Some(wanted) => !octet.is_ascii() || octet.eq_ignore_ascii_case(wanted),
-            None => !octet.is_ascii() || matches!(octet, b'.' | b' '),
-        };
-        if !is_equal {
-            return false;
+    let known = |octet: u8| match char::from(octet.to_ascii_lowercase()) {
+        known if known.is_ascii() => known,
+        _unknown => UNKNOWN,
+    };
+    let text: String = octets(segment).into_iter().map(known).collect();
+    // All texts that may still follow in the segment.
+    let mut rests = BTreeSet::from([wanted]);
+    let mut before = ' ';
+    for character in name(&text).chars() {
+        let mut next = BTreeSet::new();
+        for rest in rests {
+            if character == UNKNOWN {
+                next.extend(ends(rest).take_while(|end| is_one_character(rest, end)));
+            } else {
+                next.extend(rest.strip_prefix(character));
+                next.extend(Some(rest).filter(|_| before == UNKNOWN));
+            }
         }
-        rest = rest.get(1..).unwrap_or_default();
+        (rests, before) = (next, character);
     }
-    rest.is_empty()
+    rests.contains("")
+}
+
+/// Returns true if `text` without its end `end` has at most one character with marks. The normal form
+/// has each mark as a character outside ASCII.
+fn is_one_character(text: &str, end: &str) -> bool {
+    let read = text.strip_suffix(end).unwrap_or_default();
+    read.chars().skip(1).all(|mark| !mark.is_ascii())
+}
+
+/// Returns a text, the text without its first character, and so on, up to the empty text.
+fn ends(text: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(text), |text| {
+        let mut characters = text.chars();
+        characters.next().map(|_| characters.as_str())
+    })
 }
 
 /// Returns the canonical form of a path with unusual forms, its forms, and all its readings.

@@ -12,17 +12,16 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`Error::HiddenSeparator`] if `old` does not cover the path. The function checks the new path
+    /// [`Error::HiddenSeparator`] if the first segments of the path are not `old`. The function checks the new path
     /// in the same way as the path of a request, so any other [`Error`] about a path is possible.
     /// For example, the new path can be too long. The new path may have the unusual forms that the
     /// target has.
     pub(crate) fn with_prefix(&self, old: &Prefix, new: &Prefix) -> Result<PathAndQuery, Error> {
-        // Only a reading of the path may be below the prefix, so that the number of segments of the
-        // prefix differs from that in the path.
-        if !old.covers(self.path()) {
-            return Err(Error::HiddenSeparator);
-        }
-        let path = new.join(old.rest(self.path()));
+        // Only a reading of the path may be below the prefix, or a segment of the path has a
+        // full-width slash, so that the number of segments of the prefix differs from that in the
+        // path.
+        let rest = old.strip_from(self.path()).ok_or(Error::HiddenSeparator)?;
+        let path = new.join(rest);
         let unusual = reading::unusual(&path, self.forms).map(|(path, ..)| path);
         let is_usual = unusual.is_none();
         let mut text = unusual.unwrap_or(path);
@@ -105,6 +104,27 @@ mod tests {
         // The new path would begin with two slashes.
         assert!(replace("/npm//evil.test", "/npm", "/").is_err());
         assert!(replace("/npm/%2Fevil.test", "/npm", "/").is_err());
+    }
+
+    #[test]
+    fn p_61_a_segment_that_may_be_several_segments_gets_no_new_prefix() {
+        let replace = |path: &str, old: &str| {
+            let replaced = target(path).with_prefix(&prefix(old), &prefix("/new"));
+            replaced.map(|replaced| replaced.to_string())
+        };
+        for (path, old, wanted) in [
+            ("/wiki/a", "/wiki", Ok("/new/a")),
+            ("/WI%E2%84%AAI;x/a?b", "/wiki", Ok("/new/a?b")),
+            ("/%20wiki%C2%A0/", "/wiki", Ok("/new/")),
+            ("/wiki/a%EF%BC%8Fb", "/wiki", Ok("/new/a%EF%BC%8Fb")),
+            ("/wiki%EF%BC%8Fa/b", "/wiki", Err(Error::HiddenSeparator)),
+            ("/a%EF%BC%8Fb/c/d", "/a/b", Err(Error::HiddenSeparator)),
+            ("/a%EF%BC%8Fb", "/a/b", Ok("/new")),
+            ("/other/a", "/wiki", Err(Error::HiddenSeparator)),
+        ] {
+            let wanted = wanted.map(str::to_owned);
+            assert_eq!(replace(path, old), wanted, "{path}");
+        }
     }
 
     #[test]

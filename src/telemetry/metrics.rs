@@ -15,6 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::histogram::Durations;
+use super::log_writer::COUNTS;
 use super::process::ProcessMetrics;
 use super::requests::RequestCounters;
 use super::streams::OpenStream;
@@ -56,6 +57,7 @@ pub struct Metrics {
     requests: Family<Labels, Counter>,
     durations: Durations,
     logins: Family<Labels, Counter>,
+    waiting_codes: Gauge,
     token_calls: Family<Labels, Counter>,
     token_durations: Durations,
     refreshes: Family<Labels, Counter>,
@@ -66,11 +68,14 @@ pub struct Metrics {
     ended_streams: Family<Labels, Counter>,
     evictions: Family<Labels, Counter>,
     broken_answers: Family<Labels, Counter>,
+    stalled_workers: Gauge,
+    shed_connections: Family<Labels, Counter>,
     waiting: Gauge,
     buffered: Gauge,
     http2_windows: Gauge,
     spilled: Gauge,
     refused_spills: Family<Labels, Counter>,
+    refusals: Family<Labels, Counter>,
     refreshing: Gauge,
     sessions: Gauge,
     pushed_out: Counter,
@@ -97,6 +102,7 @@ impl Default for Metrics {
             requests: Family::default(),
             durations: Durations::default(),
             logins: Family::default(),
+            waiting_codes: Gauge::default(),
             token_calls: Family::default(),
             token_durations: Durations::default(),
             refreshes: Family::default(),
@@ -107,11 +113,14 @@ impl Default for Metrics {
             ended_streams: Family::default(),
             evictions: Family::default(),
             broken_answers: Family::default(),
+            stalled_workers: Gauge::default(),
+            shed_connections: Family::default(),
             waiting: Gauge::default(),
             buffered: Gauge::default(),
             http2_windows: Gauge::default(),
             spilled: Gauge::default(),
             refused_spills: Family::default(),
+            refusals: Family::default(),
             refreshing: Gauge::default(),
             sessions: Gauge::default(),
             pushed_out: Counter::default(),
@@ -135,6 +144,9 @@ impl Metrics {
         registry.register("build", "The version of the program", build);
         let requests = "Requests by route, decision and status class";
         registry.register("requests", requests, self.requests.clone());
+        let refusals = "Requests and connections that were refused because of what the client sent, by \
+                        reason";
+        registry.register("refusals", refusals, self.refusals.clone());
         let durations = "Time from a request's head to its response's head, without the content";
         registry.register(
             "request_duration_seconds",
@@ -142,6 +154,8 @@ impl Metrics {
             self.durations.clone(),
         );
         registry.register("logins", "Logins by result and reason", self.logins.clone());
+        let codes = "Authorization codes that wait for their exchange";
+        registry.register("waiting_codes", codes, self.waiting_codes.clone());
         let calls = "Calls to a provider's token endpoint by grant and result";
         registry.register("token_calls", calls, self.token_calls.clone());
         let durations = "Time of a call to a token endpoint, with the time to get the identity";
@@ -178,8 +192,20 @@ impl Metrics {
             self.last_reload_successful.clone(),
         );
         self.last_reload_successful.set(1);
+        self.register_process();
         self.register_sessions();
         self.register_exchanges();
+    }
+
+    /// Registers the metrics about the log and the workers.
+    fn register_process(&mut self) {
+        let registry = &mut self.registry;
+        let lost = "Log lines that were lost because the log could not be written";
+        registry.register("lost_log_lines", lost, COUNTS.lost.clone());
+        let unwritten = "Bytes of log lines that wait to be written";
+        registry.register("unwritten_log_bytes", unwritten, COUNTS.unwritten.clone());
+        let stalled = "Workers that stand still";
+        registry.register("stalled_workers", stalled, self.stalled_workers.clone());
     }
 
     /// Registers the metrics about sessions and their store.
@@ -217,6 +243,8 @@ impl Metrics {
         registry.register("evictions", evictions, self.evictions.clone());
         let broken = "Answers of apps that ended before they were complete, by route and end";
         registry.register("broken_answers", broken, self.broken_answers.clone());
+        let shed = "Connections of clients that were closed to make room for others, by reason";
+        registry.register("shed_connections", shed, self.shed_connections.clone());
         let waiting = "Requests that wait for their session or its access token";
         registry.register("waiting_requests", waiting, self.waiting.clone());
         let buffered = "Bytes of the buffers for slow clients that are in memory";
@@ -244,6 +272,11 @@ impl Metrics {
     pub fn login(&self, result: &'static str, reason: &'static str) {
         let labels = vec![("result", result.into()), ("reason", reason.into())];
         self.logins.get_or_create_owned(&labels).inc();
+    }
+
+    /// Counts a code as waiting for its exchange, until the guard is dropped.
+    pub(crate) fn waiting_code(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.waiting_codes)
     }
 
     /// Counts a call to a token endpoint.
@@ -328,6 +361,18 @@ impl Metrics {
         self.broken_answers.get_or_create_owned(&labels).inc();
     }
 
+    /// Sets the number of workers that stand still.
+    pub(crate) fn stalled_workers(&self, count: usize) {
+        self.stalled_workers
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a connection that was closed to make room for others.
+    pub(crate) fn shed_connection(&self, reason: &'static str) {
+        let labels = vec![("reason", reason.into())];
+        self.shed_connections.get_or_create_owned(&labels).inc();
+    }
+
     /// Counts a request as waiting for its session, until the guard is dropped.
     pub(crate) fn waiting(&self) -> GaugeGuard {
         GaugeGuard::new(&self.waiting)
@@ -353,6 +398,13 @@ impl Metrics {
     pub(crate) fn refused_spill(&self, reason: &'static str) {
         let labels = vec![("reason", reason.into())];
         self.refused_spills.get_or_create_owned(&labels).inc();
+    }
+
+    /// Counts a request that was refused, or a connection that was closed, because of what the client
+    /// sent.
+    pub(crate) fn refusal(&self, reason: &'static str) {
+        let labels = vec![("reason", reason.into())];
+        self.refusals.get_or_create_owned(&labels).inc();
     }
 
     /// Counts a refresh as in progress until the returned guard is dropped.

@@ -37,6 +37,8 @@ fn the_documentation_lists_every_metric() {
     metrics.broken_answer("app", "client_gone");
     metrics.evicted("app", "request", "slow_client");
     metrics.refused_spill("full");
+    metrics.refusal("malformed");
+    metrics.shed_connection("idle");
     metrics.unreadable_sessions([("damaged", 1), ("newer", 1), ("unknown_key", 1)]);
     metrics.stream("app", "response").count_end("complete");
     metrics.reload(Reload::Applied);

@@ -5,11 +5,15 @@
 mod access;
 mod event_limiter;
 mod histogram;
+mod log_writer;
 mod metrics;
 mod process;
 mod requests;
 mod streams;
 mod text;
+
+use std::io;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
@@ -19,6 +23,7 @@ pub use self::metrics::{GaugeGuard, Metrics, Reload};
 
 pub(crate) use self::access::{RequestEvent, logs_requests, user_agent};
 pub(crate) use self::event_limiter::EventLimiter;
+use self::log_writer::{COUNTS, LogQueue, StandardOutput};
 pub(crate) use self::metrics::TokenCall;
 pub(crate) use self::requests::{DecisionLabel, RequestCounters};
 pub(crate) use self::streams::OpenStream;
@@ -113,19 +118,28 @@ impl Settings {
     }
 }
 
-/// The error if a process starts the log a second time.
-///
-/// The gateway is responsible for this error. This error shows a defect of the gateway.
-#[derive(Debug, thiserror::Error)]
-#[error("the log was already started")]
-pub struct AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>);
+/// The queue of the process's log.
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
-/// Starts to write events to standard output.
+/// The reason why the log did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The process has already started the log. The gateway is responsible for this error, which
+    /// shows a defect of the gateway.
+    #[error("the log was already started")]
+    AlreadyStarted(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The process has no free thread. Responsible: the operator.
+    #[error("the thread of the log cannot start")]
+    Thread(#[source] io::Error),
+}
+
+/// Starts to write events to standard output. A thread of its own writes the events, so no code
+/// that logs an event waits for the log, and no error of the log ends anything.
 ///
 /// # Errors
 ///
-/// Returns [`AlreadyStarted`] if the process has already started the log.
-pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
+/// [`StartError`].
+pub fn start(settings: &Settings) -> Result<(), StartError> {
     let level = if settings.access {
         settings.level.0.clone()
     } else {
@@ -133,8 +147,16 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
     };
     // The directives were checked when the settings were read, so the parser never fails here.
     let filter = level.parse::<EnvFilter>().unwrap_or_default();
+    let output = StandardOutput(io::stdout());
+    let started = LogQueue::start(output, COUNTS.clone(), report_lost);
+    let started = started.map_err(StartError::Thread)?;
+    let queue = QUEUE.get_or_init(|| started);
     let events = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_writer(move || queue)
+        // The logging library would write its errors to standard error, and would panic if standard
+        // error cannot be written.
+        .log_internal_errors(false)
         // Color codes are off, because programs that collect logs do not expect color codes.
         .with_ansi(false)
         .with_timer(UtcTime(Clock::system()));
@@ -142,7 +164,22 @@ pub fn start(settings: &Settings) -> Result<(), AlreadyStarted> {
         Format::Text => events.fmt_fields(TextFields).try_init(),
         Format::Json => events.json().flatten_event(true).try_init(),
     }
-    .map_err(AlreadyStarted)
+    .map_err(StartError::AlreadyStarted)
+}
+
+/// Writes the events that were logged before this call, at the end of the process. Waits for at
+/// most one second. Does nothing if the log was not started.
+pub fn finish() {
+    if let Some(queue) = QUEUE.get() {
+        queue.finish();
+    }
+}
+
+fn report_lost(lines: u64) {
+    tracing::warn!(
+        lines,
+        "Log lines were lost, because the log could not be written"
+    );
 }
 
 /// Returns the texts of an error and of its causes in one line: `a: b: c`.
@@ -188,8 +225,8 @@ mod tests {
     fn a_chain_of_causes_is_one_line() {
         #[derive(Debug, thiserror::Error)]
         #[error("outer")]
-        struct Outer(#[source] std::io::Error);
-        let error = Outer(std::io::Error::other("inner"));
+        struct Outer(#[source] io::Error);
+        let error = Outer(io::Error::other("inner"));
         assert_eq!(chain(&error), "outer: inner");
     }
 }

@@ -229,7 +229,7 @@ mod tests {
                 float = 1.5
             );
         }
-        let error = crate::telemetry::AlreadyStarted(Box::new(fmt::Error));
+        let error = crate::telemetry::StartError::AlreadyStarted(Box::new(fmt::Error));
         let error: &(dyn std::error::Error + 'static) = &error;
         tracing::error!(before = 1, error, after = "text", "Failed");
         tracing::error!("Only a message");

@@ -12,7 +12,6 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -232,7 +231,6 @@ impl Acceptor {
     /// names the file.
     pub(crate) fn load(identity: &ServerIdentity, clock: Clock) -> Result<Self, Error> {
         let files = Files::read(identity)?;
-        warn_if_others_can_read(&identity.key);
         let loaded = files.load(identity, clock.now())?;
         loaded.warn(identity);
         let loaded = ArcSwap::from_pointee(loaded);
@@ -438,19 +436,6 @@ pub(crate) fn days_left(leaf: &CertificateDer<'_>, now: Timestamp) -> Option<u64
         let later = now.plus(Duration::from_hours(days.saturating_mul(24)));
         validity(leaf, later) == Validity::Expired
     })
-}
-
-fn warn_if_others_can_read(key: &Path) {
-    // There is no warning if only the group of the key file can read the key file, because services
-    // often get access to a key through their group.
-    let open = fs::metadata(key).is_ok_and(|data| data.permissions().mode() & 0o007 != 0);
-    if open {
-        tracing::warn!(
-            reason = "key_readable_by_others",
-            file.path = %key.display(),
-            "Private key can be read by every user of this machine"
-        );
-    }
 }
 
 fn crypto() -> Arc<CryptoProvider> {

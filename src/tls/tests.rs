@@ -1,5 +1,5 @@
 use std::error::Error as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;

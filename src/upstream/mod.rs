@@ -36,7 +36,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::fields::UpgradeRequest;
-use crate::origin::{self, Connector, KeepAlive, Limit, Origin, Pool, Shares, Times};
+use crate::origin::{self, AnswerLimits, Connector, KeepAlive, Limit, Origin, Pool, Shares, Times};
 use crate::target::Prefix;
 use crate::tls::{self, Refreshed, Trust};
 use crate::upload::{BoxError, Upload};
@@ -121,7 +121,9 @@ impl Error {
         match self {
             Self::Broken(origin::Error::BodyTimeout) => "upstream_body_timeout",
             Self::Broken(origin::Error::BadSwitch) => "upstream_bad_switch",
+            Self::Broken(origin::Error::HeadTooLarge(_)) => "upstream_head_too_large",
             Self::Broken(origin::Error::NoHttp2(_)) => "upstream_no_http2",
+            Self::Broken(origin::Error::TooManyFields(_)) => "upstream_too_many_fields",
             Self::Broken(_) => "upstream_broken",
             Self::Busy => "upstream_busy",
             Self::TooManyTunnels => "upstream_tunnels",
@@ -173,9 +175,11 @@ impl From<origin::Error> for Error {
             | origin::Error::Broken(_)
             | origin::Error::CallTimeout
             | origin::Error::Framing
+            | origin::Error::HeadTooLarge(_)
             | origin::Error::Http2(_)
             | origin::Error::NoHttp2(_)
             | origin::Error::TooLarge
+            | origin::Error::TooManyFields(_)
             | origin::Error::UnrequestedUpgrade => Self::Broken(error),
         }
     }
@@ -220,7 +224,11 @@ impl Upstream {
         let (url, timeout) = (settings.url.origin().clone(), settings.connect_timeout);
         let connector = Connector::new(url, trust.clone(), timeout)?
             .with_protocol(settings.protocol)
-            .with_title_case(settings.title_case_fields);
+            .with_title_case(settings.title_case_fields)
+            .with_answer_limits(AnswerLimits {
+                head_bytes: settings.answer_head,
+                fields: settings.answer_fields,
+            });
         let shares = Shares {
             slow_client: settings.slow_client,
             max_thousandths: settings.max_share.thousandths(),

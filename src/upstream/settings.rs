@@ -11,7 +11,7 @@ use super::url::AppUrl;
 use super::{AssertionNames, BasicSettings, Bearer, CredentialSettings, FieldName};
 #[cfg(test)]
 use crate::origin::Origin;
-use crate::origin::Protocol;
+use crate::origin::{AnswerLimits, Protocol};
 
 /// The longest duration that the settings may contain: one week. If a duration is longer than one
 /// week, the operator has probably used the wrong unit.
@@ -103,6 +103,16 @@ pub(crate) struct Settings {
         deserialize_with = "seconds_or_never"
     )]
     pub(crate) body_timeout: Option<Duration>,
+    /// The maximum size of the head of an answer, in bytes.
+    #[serde(
+        default = "default_answer_head",
+        rename = "answer_head_kib",
+        deserialize_with = "answer_head"
+    )]
+    pub(crate) answer_head: usize,
+    /// The maximum number of fields of an answer.
+    #[serde(default = "default_answer_fields", deserialize_with = "answer_fields")]
+    pub(crate) answer_fields: usize,
     /// A connection that has been idle for longer than this time is not used again. If the app
     /// speaks HTTP/1.1, the app must keep an idle connection open for longer than this time. The
     /// default depends on the setting `protocol`.
@@ -177,6 +187,8 @@ impl Settings {
             connect_timeout: default_connect_timeout(),
             response_timeout: default_response_timeout(),
             body_timeout: default_body_timeout(),
+            answer_head: default_answer_head(),
+            answer_fields: default_answer_fields(),
             idle_timeout: None,
             preserve_host: default_preserve_host(),
             assertions: None,
@@ -254,6 +266,35 @@ fn default_body_timeout() -> Option<Duration> {
     Some(Duration::from_mins(5))
 }
 
+fn default_answer_head() -> usize {
+    AnswerLimits::default().head_bytes
+}
+
+fn default_answer_fields() -> usize {
+    AnswerLimits::default().fields
+}
+
+/// Reads a size in KiB. hyper needs a buffer of at least 8 KiB.
+fn answer_head<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let kib = usize::deserialize(deserializer)?;
+    if !(8..=1024).contains(&kib) {
+        return Err(serde::de::Error::custom(
+            "must be at least 8 and at most 1024",
+        ));
+    }
+    Ok(kib.saturating_mul(1024))
+}
+
+fn answer_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let fields = usize::deserialize(deserializer)?;
+    if !(1..=10_000).contains(&fields) {
+        return Err(serde::de::Error::custom(
+            "must be at least 1 and at most 10000",
+        ));
+    }
+    Ok(fields)
+}
+
 fn default_preserve_host() -> bool {
     true
 }
@@ -315,7 +356,8 @@ mod tests {
             r#"{"url": "https://app", "ca_file": "/ca.pem", "connections": 1, "queue": 0,
                 "queue_wait_secs": 1, "connect_timeout_secs": 2, "response_timeout_secs": 3,
                 "body_timeout_secs": 0, "idle_timeout_secs": 7, "preserve_host": false,
-                "tunnels": 7, "slow_client_secs": 8, "max_share": 0.25}"#,
+                "tunnels": 7, "slow_client_secs": 8, "max_share": 0.25,
+                "answer_head_kib": 8, "answer_fields": 7}"#,
         )
         .unwrap();
         assert_eq!(settings.queue_wait, Duration::from_secs(1));
@@ -327,6 +369,7 @@ mod tests {
         assert_eq!(settings.tunnels().get(), 7);
         assert_eq!(settings.slow_client, Duration::from_secs(8));
         assert_eq!(settings.max_share.thousandths(), 250);
+        assert_eq!((settings.answer_head, settings.answer_fields), (8192, 7));
     }
 
     #[test]
@@ -365,6 +408,22 @@ mod tests {
             (
                 r#"{"url": "http://a", "slow_client_secs": 0}"#,
                 "at least 1 second",
+            ),
+            (
+                r#"{"url": "http://a", "answer_head_kib": 7}"#,
+                "at least 8 and at most 1024",
+            ),
+            (
+                r#"{"url": "http://a", "answer_head_kib": 1025}"#,
+                "at least 8 and at most 1024",
+            ),
+            (
+                r#"{"url": "http://a", "answer_fields": 0}"#,
+                "at least 1 and at most 10000",
+            ),
+            (
+                r#"{"url": "http://a", "answer_fields": 10001}"#,
+                "at least 1 and at most 10000",
             ),
             (
                 r#"{"url": "http://a", "max_share": 0}"#,

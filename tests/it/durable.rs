@@ -5,15 +5,18 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use serde_json::json;
 use sidegate::clock::Clock;
+use tokio::time::timeout;
 
 use crate::support::browser::Browser;
-use crate::support::gateway::{Gateway, Settings};
+use crate::support::gateway::{Gateway, PROGRAM, Settings};
 use crate::support::killed::{AT_ONCE, ChildLog, RandomNumbers, StoreFolder, change_sessions};
 use crate::support::limits;
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, url};
+use crate::support::wire::TEST_TIMEOUT;
 
 /// The environment variable that contains the folder of a child's sessions, and the seed of the
 /// child. A test that finds this variable is the child.
@@ -269,4 +272,63 @@ async fn sessions_end_when_a_provider_name_means_another_server_after_a_restart(
     assert_eq!(status(&after.gateway, &alice).await, 401);
     let alice = after.cookie("alice").await;
     assert_eq!(status(&after.gateway, &alice).await, 200);
+}
+
+/// Copies all sessions of one session file to another session file. No gateway may use the files.
+fn copy_sessions(from: &Path, to: &Path) {
+    let table = TableDefinition::<&[u8; 16], &[u8]>::new("sessions");
+    let from = Database::open(from).unwrap();
+    let from = from.begin_read().unwrap().open_table(table).unwrap();
+    let to = Database::open(to).unwrap();
+    let transaction = to.begin_write().unwrap();
+    let mut copied = 0;
+    {
+        let mut to = transaction.open_table(table).unwrap();
+        for entry in from.iter().unwrap() {
+            let (key, value) = entry.unwrap();
+            to.insert(key.value(), value.value()).unwrap();
+            copied += 1;
+        }
+    }
+    transaction.commit().unwrap();
+    assert!(copied > 0);
+}
+
+/// Both gateways have the same keys, the same provider and the same client id.
+#[tokio::test]
+async fn c_26_a_gateway_refuses_its_file_with_a_session_of_another_gateway() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, other] = [&folders[0], &folders[1]].map(|folder| StoreFolder::new(folder.path()));
+    let Scene {
+        gateway,
+        provider,
+        app,
+    } = scene(&one, folders[0].path()).await;
+    let with = |store: &StoreFolder, folder: &Path| {
+        let settings = Settings::new(ORIGIN, &provider.url(), &app.url());
+        settings.with(ROUTES).with(&stored_at(store, folder))
+    };
+    let browser = Browser::new().leading(ORIGIN, gateway.address());
+    let page = browser.visit(&url("/page")).await;
+    assert_eq!(page.text(), "seen", "{}", page.describe());
+    let cookie = format!("{SESSION}={}", browser.cookie(ORIGIN, SESSION).unwrap());
+    gateway.drain().await;
+    let second = Gateway::start(with(&other, folders[1].path()));
+    assert_eq!(status(&second, &cookie).await, 401);
+    second.drain().await;
+    // The session of the first gateway is still valid in its own file.
+    let first = Gateway::start(with(&one, folders[0].path()));
+    assert_eq!(status(&first, &cookie).await, 200);
+    first.drain().await;
+    copy_sessions(&one.file(), &other.file());
+    let settings = with(&other, folders[1].path());
+    let mut run = tokio::process::Command::new(PROGRAM);
+    run.args(["run", "--config"])
+        .arg(settings.write())
+        .kill_on_drop(true);
+    let run = timeout(TEST_TIMEOUT, run.output()).await.unwrap().unwrap();
+    let said = String::from_utf8([run.stdout, run.stderr].concat()).unwrap();
+    assert_eq!(run.status.code(), Some(1), "{said}");
+    let file = other.file().display().to_string();
+    assert!(said.contains(&format!("{file} is damaged")), "{said}");
 }

@@ -291,7 +291,7 @@ async fn each_part_of_a_decision_is_explained() {
         assert!(said.contains(why), "{row}: {said}");
         count += 1;
     }
-    assert!(count >= 14, "{count}");
+    assert!(count >= 18, "{count}");
 }
 
 #[tokio::test]
@@ -310,6 +310,31 @@ async fn each_reading_names_its_routes_and_the_forms_that_they_refuse() {
     let outside = json!([{ "name": "/", "refused_forms": "backslash" }]);
     assert_eq!(read("/adminx"), outside);
     assert_eq!(explained["reason"], "target_hidden_separator");
+}
+
+#[tokio::test]
+async fn p_37_p_60_another_spelling_names_its_normal_form_and_all_its_routes() {
+    let pair = Pair::new().await;
+    let explained = pair.explain(("GET", "/ADM%C4%B1N;x/y"), true).unwrap();
+    assert_eq!(explained["route"]["covers"], "/admin/y");
+    let routes = ["/admin", "/"].map(|name| json!({ "name": name, "refused_forms": "" }));
+    assert_eq!(explained["readings"][0]["routes"], json!(routes));
+    let exact = pair.explain(("GET", "/admin/y"), true).unwrap();
+    assert_eq!(exact["route"]["covers"], Value::Null);
+    // The rule of the route `/` does not contain the rule of the route `/a`.
+    let settings = Settings::new(ORIGIN, "http://127.0.0.1:1", "http://127.0.0.1:1").with(
+        "[[routes]]\naccess.any_of.groups = [\"b\"]\n\
+         [[routes]]\nprefix = \"/a\"\naccess.any_of.groups = [\"a\"]\n",
+    );
+    let (code, said, errors) = run(&settings.write(), &["/%C2%A0A"]).await;
+    assert_eq!((code, &*errors), (2, ""), "{said}");
+    for line in [
+        "  reading   /%C2%A0A -> route /a, /",
+        "  decision  no_route (404, reason no_route): apps may read the path as a path of several \
+         routes, and no rule of these routes contains the other rules",
+    ] {
+        assert!(said.lines().any(|said| said == line), "{line}\n{said}");
+    }
 }
 
 #[tokio::test]
@@ -414,6 +439,9 @@ async fn the_command_prints_the_explanation_and_no_secret() {
     ] {
         assert!(said.lines().any(|said| said == line), "{line}\n{said}");
     }
+    let (_, said, _) = run(&path, &["/ADM%C4%B1N/x"]).await;
+    let line = "  covers    apps may read the path as /admin/x, so the prefix /admin covers it";
+    assert!(said.lines().any(|said| said == line), "{line}\n{said}");
     let (code, json, _) = run(
         &path,
         &[&["https://app.test/basic", "--json"][..], &user].concat(),

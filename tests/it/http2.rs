@@ -1,5 +1,9 @@
 //! Framing over HTTP/2. The tests write the frames by hand.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
 use crate::support::h2::{H2, Outcome};
 use crate::support::raw::Raw;
 use crate::support::scene::{ROUTES, Scene};
@@ -39,6 +43,10 @@ async fn s_34_h_23_malformed_heads_of_http_2_are_refused() {
         &[(b":path", b"https://evil.test/public/x")],
         &[(b":path", b"public/x")],
         &[(b":path", b"")],
+        &[(b":path", b"?/public/x")],
+        &[(b":path", b"?")],
+        &[(b":path", b"#/public/x")],
+        &[(b":path", b"*")],
         &[(b":method", b"GET / HTTP/1.1\r\n")],
         &[(b":method", b"get")],
         &[(b":authority", b"localhost/a")],
@@ -68,6 +76,8 @@ async fn s_34_h_23_malformed_heads_of_http_2_are_refused() {
         let outcome = connection.outcome(1).await;
         let refused = match outcome {
             Outcome::Refused => true,
+            // A rule of the route `/` would answer 401.
+            Outcome::Status(status) if case[0].1.starts_with(b"?") => status == 400,
             Outcome::Status(status) => (400..500).contains(&status),
         };
         let shown: Vec<_> = case
@@ -183,4 +193,103 @@ async fn s_37_a_preface_of_http_2_inside_http_1_is_no_http_2() {
     raw.send(preface).await;
     assert_eq!(raw.response("POST").await.unwrap().status(), 200);
     assert_eq!(scene.app.last().body, preface);
+}
+
+/// The library drops pseudo-fields in trailers (RFC 9113 section 8.1) before the gateway sees the
+/// trailers, so such a request is not refused. Pseudo-fields after other fields are refused.
+#[tokio::test]
+async fn s_26_pseudo_fields_in_trailers_are_never_forwarded() {
+    let (scene, tls) =
+        Scene::over_tls_by(|settings| settings.with(ROUTES).server("buffer_mib = 0")).await;
+    let address = scene.gateway.address();
+    let head: &[(&[u8], &[u8])] = &[
+        (b":method", b"POST"),
+        (b"trailer", b"x-sum, :path, path"),
+        (b"te", b"trailers"),
+    ];
+    let fields = [
+        (":path", "/admin"),
+        (":authority", "evil.example"),
+        (":method", "PUT"),
+        (":scheme", "http"),
+    ];
+    for (count, (name, value)) in fields.iter().enumerate() {
+        let pseudo: (&[u8], &[u8]) = (name.as_bytes(), value.as_bytes());
+        let mut connection = H2::connect(address, "localhost", tls.client(&["h2"])).await;
+        connection.head(1, &h2_fields(head), true).await;
+        connection.data(1, b"abc").await;
+        connection.head(1, &[pseudo, (b"x-sum", b"1")], false).await;
+        assert_eq!(connection.outcome(1).await, Outcome::Status(200), "{name}");
+        let seen = scene.app.last();
+        assert_eq!(seen.head.start_line(), "POST /public/x HTTP/1.1", "{name}");
+        assert_eq!(seen.trailers, ["x-sum: 1"], "{name}");
+        assert_eq!((&*seen.body, seen.complete), (&b"abc"[..], true), "{name}");
+
+        connection.head(3, &h2_fields(head), true).await;
+        connection.data(3, b"abc").await;
+        connection.head(3, &[(b"x-sum", b"1"), pseudo], false).await;
+        assert_eq!(connection.outcome(3).await, Outcome::Refused, "{name}");
+        let requests = scene.app.requests();
+        let complete = requests.iter().filter(|request| request.complete);
+        assert_eq!(complete.count(), count + 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn d_18_a_stream_beyond_the_limit_is_refused_and_the_others_are_answered() {
+    let (scene, tls) = Scene::over_tls().await;
+    let gate = Arc::new(Notify::new());
+    let held = Answer::ok("seen").held_by(&gate);
+    scene.app.answer_by(move |_| held.clone());
+    let address = scene.gateway.address();
+    let config = tls.client(&["h2"]);
+    let mut connection = H2::connect_without_table(address, "localhost", config).await;
+    let before = scene.app.count();
+    for number in 0..100 {
+        connection
+            .head(number * 2 + 1, &h2_fields(&[]), false)
+            .await;
+    }
+    scene
+        .app
+        .wait_until(|requests| requests.len() == before + 100)
+        .await;
+    connection.head(201, &h2_fields(&[]), false).await;
+    assert_eq!(connection.outcome(201).await, Outcome::Refused);
+    let open: Vec<_> = (0..100).map(|number| number * 2 + 1).collect();
+    let answering = async {
+        loop {
+            gate.notify_waiters();
+            tokio::task::yield_now().await;
+        }
+    };
+    let bodies = tokio::select! {
+        bodies = connection.bodies(&open) => bodies,
+        () = answering => unreachable!("the loop never ends"),
+    };
+    assert!(bodies.iter().all(|body| *body == (b"seen".to_vec(), true)));
+    assert_eq!(scene.app.count(), before + 100);
+}
+
+#[tokio::test]
+async fn d_19_slow_bodies_on_a_hundred_streams_are_cut_off() {
+    let server = "body_window_secs = 1\nbody_rate = 500";
+    let (scene, tls) = Scene::over_tls_by(|settings| settings.with(ROUTES).server(server)).await;
+    let address = scene.gateway.address();
+    let config = tls.client(&["h2"]);
+    let mut connection = H2::connect_without_table(address, "localhost", config).await;
+    let fields: &[(&[u8], &[u8])] = &[(b":method", b"POST"), (b"content-length", b"100000")];
+    let streams: Vec<_> = (0..100).map(|number| number * 2 + 1).collect();
+    for stream in &streams {
+        connection.head(*stream, &h2_fields(fields), true).await;
+        connection.data(*stream, b"a").await;
+    }
+    let statuses = connection.statuses(&streams).await;
+    assert_eq!(statuses, vec![408; 100]);
+    assert_eq!(scene.app.count(), 0);
+    // Each stream ends at most two seconds after its answer. The connection can then serve other
+    // requests.
+    assert_eq!(connection.outcome(1).await, Outcome::Refused);
+    connection.head(201, &h2_fields(&[]), false).await;
+    assert_eq!(connection.outcome(201).await, Outcome::Status(200));
 }

@@ -1,5 +1,10 @@
 //! Operation: the operations listener, signals, the log, the settings, and limits during an attack.
 
+use std::fs::{File, Permissions};
+use std::io::pipe;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::json;
@@ -163,6 +168,27 @@ async fn x_09_a_public_route_is_logged_at_the_start() {
     );
     let process = Process::start(settings()).await;
     assert_eq!(open(&process.log()), 0, "{}", process.log());
+}
+
+#[tokio::test]
+async fn t_14_a_start_warns_about_a_secret_that_others_can_read() {
+    // In a pod, there would be no warning. An empty variable counts as missing.
+    let no_pod = [("KUBERNETES_SERVICE_HOST", "")];
+    let nowhere = "http://127.0.0.1:1";
+    let new = || Settings::new(ORIGIN, nowhere, nowhere);
+    let process = Process::start_in(new(), &no_pod).await;
+    assert!(!process.log().contains("has the mode"), "{}", process.log());
+    let settings = new();
+    let secret = settings.path().with_file_name("client_secret");
+    std::fs::set_permissions(&secret, Permissions::from_mode(0o644)).unwrap();
+    let warning = format!("{} has the mode 0644", secret.display());
+    let process = Process::start_in(settings, &no_pod).await;
+    let log = process.log();
+    let line = log.lines().find(|line| line.contains(&warning)).unwrap();
+    assert!(
+        line.contains("WARN") && line.contains("providers.main.client_secret_file"),
+        "{line}"
+    );
 }
 
 #[tokio::test]
@@ -473,6 +499,85 @@ async fn exit_codes_are_as_documented() {
             .0,
         Some(78)
     );
+}
+
+/// The exit code of `sidegate check` with these outputs, and what the command writes to the first of
+/// them that is a pipe.
+async fn check_with(stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> (Option<i32>, String) {
+    let settings = Settings::new(ORIGIN, "http://127.0.0.1:1", "http://127.0.0.1:2").with(ROUTES);
+    let mut command = Command::new(PROGRAM);
+    command.args(["check", "--config"]).arg(settings.write());
+    let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn f_33_a_command_whose_output_is_closed_or_full_ends_in_an_orderly_way() {
+    let (reader, closed) = pipe().unwrap();
+    drop(reader);
+    // `sidegate check | head -1`: the reader wants no more lines.
+    assert_eq!(
+        check_with(closed, Stdio::piped()).await,
+        (Some(0), String::new())
+    );
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let (code, said) = check_with(full(), Stdio::piped()).await;
+    let message = "sidegate: cannot write the output: No space left on device (os error 28)\n";
+    assert_eq!((code, &*said), (Some(1), message));
+    assert_eq!(check_with(full(), full()).await, (Some(1), String::new()));
+    let (code, said) = check_with(Stdio::piped(), full()).await;
+    assert_eq!(code, Some(0));
+    assert!(said.ends_with("the settings are good\n"), "{said}");
+}
+
+/// A command without the capability to read the memory of other processes, which root usually has.
+fn without_ptrace(program: &str) -> Command {
+    let is_root = rustix::process::geteuid().is_root();
+    let mut command = Command::new(if is_root { "setpriv" } else { program });
+    if is_root {
+        command.args(["--bounding-set", "-sys_ptrace", program]);
+    }
+    command
+}
+
+#[tokio::test]
+async fn l_05_other_processes_cannot_read_the_memory_and_no_core_is_dumped() {
+    let nowhere = "http://127.0.0.1:1";
+    for is_allowed in [false, true] {
+        let settings = Settings::new(ORIGIN, nowhere, nowhere);
+        let settings = settings.server(&format!("core_dumps = {is_allowed}"));
+        let mut process = Process::start_logging_by(settings, without_ptrace("sh")).await;
+        let folder = format!("/proc/{}", process.id());
+        let mut opening = without_ptrace("sh");
+        opening.args(["-c", ": <\"$0\"", &format!("{folder}/mem")]);
+        let (code, said) = said(&mut opening).await;
+        assert_eq!(code == Some(0), is_allowed, "{said}");
+        assert!(is_allowed || said.contains("ermission denied"), "{said}");
+        let limits = std::fs::read_to_string(format!("{folder}/limits")).unwrap();
+        let limit = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
+        let own = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let own = own
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
+        if is_allowed {
+            assert_eq!(limit, own);
+            assert!(
+                process.log().contains("server.core_dumps"),
+                "{}",
+                process.log()
+            );
+            continue;
+        }
+        let limit = limit.unwrap().split_ascii_whitespace().nth(4);
+        assert_eq!(limit, Some("0"), "{limits}");
+        process.signal("ABRT").await;
+        let ended = process.ended().await;
+        assert_eq!((ended.signal(), ended.core_dumped()), (Some(6), false));
+    }
 }
 
 #[tokio::test]

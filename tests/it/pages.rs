@@ -241,12 +241,10 @@ async fn only_a_verified_address_opens_a_route_for_a_mail_domain() {
     for members in attempts {
         scene.provider.user_members(members.clone());
         let browser = scene.browser_of("mallory");
+        let before = scene.app.count();
         let page = browser.visit(&url("/team")).await;
-        assert!(
-            page.status == 403 || page.status == 502,
-            "{members}: {}",
-            page.describe()
-        );
+        assert_eq!(page.status, 403, "{members}: {}", page.describe());
+        assert_eq!(scene.app.count(), before, "{members}");
     }
 }
 

@@ -2,7 +2,8 @@
 //! the lines that `sidegate check` prints about these settings.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -33,6 +34,8 @@ struct Case<'a> {
     variables: Vec<(&'a str, &'a str)>,
     flags: Vec<&'a str>,
     files: Vec<(&'a str, Vec<u8>)>,
+    /// The modes of files, in octal digits.
+    modes: Vec<(&'a str, &'a str)>,
     /// The lines of `sidegate check`.
     said: Vec<&'a str>,
 }
@@ -46,6 +49,7 @@ impl<'a> Case<'a> {
             variables: Vec::new(),
             flags: Vec::new(),
             files: Vec::new(),
+            modes: Vec::new(),
             said: Vec::new(),
         };
         for line in lines.filter(|line| !line.is_empty()) {
@@ -62,6 +66,7 @@ impl<'a> Case<'a> {
                     });
                     case.files.push((name, bytes.collect()));
                 }
+                ("%", mode) => case.modes.push(mode.split_once(' ').unwrap()),
                 ("=>", said) => case.said.push(said),
                 _ => case.settings.push(line),
             }
@@ -104,10 +109,20 @@ impl<'a> Case<'a> {
     fn check(&self) -> (Vec<String>, bool) {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        fs::write(at("secret"), "s3cret-canary\n").unwrap();
-        fs::write(at("sidegate.toml"), self.settings()).unwrap();
-        for (name, bytes) in &self.files {
+        let set_mode = |name: &str, mode| {
+            fs::set_permissions(at(name), Permissions::from_mode(mode)).unwrap();
+        };
+        let write = |name: &str, bytes: &[u8]| {
             fs::write(at(name), bytes).unwrap();
+            set_mode(name, 0o600);
+        };
+        write("secret", b"s3cret-canary\n");
+        write("sidegate.toml", self.settings().as_bytes());
+        for (name, bytes) in &self.files {
+            write(name, bytes);
+        }
+        for (name, mode) in &self.modes {
+            set_mode(name, u32::from_str_radix(mode, 8).unwrap());
         }
         let mut program = Command::new(PROGRAM);
         program
@@ -116,6 +131,8 @@ impl<'a> Case<'a> {
             .arg(at("sidegate.toml"))
             .args(&self.flags)
             .envs(self.variables.iter().copied())
+            // In a pod, there are no warnings about modes.
+            .env_remove("KUBERNETES_SERVICE_HOST")
             .current_dir(Path::new("/"));
         let output = program.output().unwrap();
         let said = String::from_utf8([output.stderr, output.stdout].concat()).unwrap();

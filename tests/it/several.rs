@@ -1,10 +1,9 @@
-//! Several tabs, several providers, clients that do not wait, and clients that guess codes.
+//! Several tabs, several providers, and clients that do not wait.
 
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::support::browser::Page;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::form::links;
 use crate::support::provider::Endpoint;
@@ -185,45 +184,9 @@ async fn a_20_an_error_from_another_issuer_is_not_accepted() {
     }
 }
 
-#[tokio::test]
-async fn d_21_a_client_that_guesses_codes_does_not_use_up_the_token_endpoint() {
-    let scene = Scene::new().await;
-    let guess = async || {
-        let browser = scene.browser();
-        let callback = scene.until_callback(&browser, "/").await;
-        let mut answer = callback.location().unwrap();
-        let state = answer.query_pairs().find(|(name, _)| name == "state");
-        let state = state.unwrap().1.into_owned();
-        let mut query = answer.query_pairs_mut();
-        query.clear().append_pair("code", "guess");
-        query.append_pair("state", &state);
-        drop(query);
-        browser.open(answer.as_str()).await
-    };
-    for _ in 0..10 {
-        let page = guess().await;
-        assert!(page.text().contains("code_refused"), "{}", page.describe());
-    }
-    let page = guess().await;
-    assert_eq!(page.status, 429, "{}", page.describe());
-    assert_eq!(page.field("retry-after"), Some("60"));
-    assert_eq!(scene.provider.exchanges().len(), 10);
-    // A minute later, the same client may sign in.
-    scene.gateway.advance(std::time::Duration::from_mins(1));
-    assert_eq!(scene.browser().visit(&url("/")).await.text(), "seen");
-}
-
-/// An answer to a login of this browser, with an invalid code.
-fn guess(callback: &Page) -> String {
-    let mut answer = callback.location().unwrap();
-    let mut pairs = answer.query_pairs();
-    let (_, state) = pairs.find(|(name, _)| name == "state").unwrap();
-    let state = state.into_owned();
-    let mut query = answer.query_pairs_mut();
-    query.clear().append_pair("code", "guess");
-    query.append_pair("state", &state);
-    drop(query);
-    answer.to_string()
+/// The answer of a provider that refuses a code.
+fn code_refused() -> Answer {
+    Answer::with(400, &JSON, r#"{"error":"invalid_grant"}"#)
 }
 
 #[tokio::test]
@@ -231,16 +194,10 @@ async fn a_session_of_one_provider_is_no_login_at_another() {
     let two = TwoProviders::start(SEPARATE_ROUTES).await;
     let victim = two.browser();
     assert_eq!(victim.visit(&url("/page")).await.text(), "seen");
-    for _ in 0..10 {
-        let stranger = two.browser();
-        let callback = two.callback(&stranger, "/other/x").await;
-        stranger.open(&guess(&callback)).await;
-    }
-    // From this time, the gateway sends no code from this network to the provider, and the page
-    // says so.
+    two.other.fail_next(code_refused());
     let page = victim.visit(&url("/other/x")).await;
-    assert_eq!(page.status, 429, "{}", page.describe());
-    assert!(page.text().contains("too_many_refused_codes"));
+    assert_eq!(page.status, 400, "{}", page.describe());
+    assert!(page.text().contains("code_refused"));
     assert_eq!(victim.visit(&url("/page")).await.text(), "seen");
 }
 
@@ -248,14 +205,10 @@ async fn a_session_of_one_provider_is_no_login_at_another() {
 async fn a_refused_new_sign_in_does_not_continue_as_the_previous_user() {
     let scene = Scene::new().await;
     let browser = scene.signed_in("alice").await;
-    for _ in 0..10 {
-        let stranger = scene.browser();
-        let callback = scene.until_callback(&stranger, "/").await;
-        stranger.open(&guess(&callback)).await;
-    }
+    scene.provider.fail_next(code_refused());
     browser.plant(&scene.provider.url(), "user=bob; Path=/");
     let page = browser.visit(&url("/oauth2/sign_in?prompt=login")).await;
-    assert_eq!(page.status, 429, "{}", page.describe());
+    assert_eq!(page.status, 400, "{}", page.describe());
     // The link to continue also asks for a new sign-in.
     let again = links(&page.text()).remove(0).href;
     assert!(again.contains("prompt=login"), "{again}");

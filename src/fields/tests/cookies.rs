@@ -26,7 +26,9 @@ fn c_22_h_27_an_app_never_sets_our_cookie() {
             ("set-cookie", line),
             ("set-cookie", "b=2"),
         ]);
-        outbound(&mut fields, |name| name == b"__Host-s");
+        outbound(&mut fields, SharedCaching::AsWritten, |name| {
+            name == b"__Host-s"
+        });
         let left: Vec<&[u8]> = fields
             .get_all(SET_COOKIE)
             .iter()
@@ -153,7 +155,7 @@ fn h_27_an_app_sets_cookies_that_differ_from_ours_in_more_than_the_prefixs_case(
     // prefix.
     for line in ["sessions=1", "x-Secure-s=1"] {
         let mut fields = headers(&[("set-cookie", line)]);
-        outbound(&mut fields, |name| {
+        outbound(&mut fields, SharedCaching::AsWritten, |name| {
             matches!(name, b"__Host-s" | b"__Secure-s")
         });
         assert_eq!(fields[SET_COOKIE], line);
@@ -173,7 +175,7 @@ fn the_only_line_of_cookies_is_one_without_another() {
 fn h_27_either_prefix_is_ours_in_any_case() {
     for line in ["__HOST-s=1", "__host-s=1", "__SECURE-s=1", "__secure-s=1"] {
         let mut fields = headers(&[("set-cookie", line)]);
-        outbound(&mut fields, |name| {
+        outbound(&mut fields, SharedCaching::AsWritten, |name| {
             matches!(name, b"__Host-s" | b"__Secure-s")
         });
         assert!(fields.is_empty(), "{line}");

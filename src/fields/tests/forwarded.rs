@@ -2,7 +2,7 @@
 //! app gets.
 
 use super::*;
-use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers};
+use crate::fields::forwarded::{Client, Peer, Scheme, TrustedPeers, parse_network};
 
 /// Returns the client of a request from `peer`, and the fields that the gateway writes. The request
 /// arrives without TLS, and the network 10.0.0.0/8 is trusted.
@@ -183,6 +183,38 @@ fn x_17_a_network_of_mapped_addresses_is_the_ipv4_network() {
         let trusted = TrustedPeers::new([network.parse().unwrap()]);
         let address: std::net::IpAddr = address.parse().unwrap();
         assert_eq!(trusted.contains(address), wanted, "{address} in {network}");
+    }
+}
+
+#[test]
+fn x_26_networks_that_contain_almost_everybody_are_found() {
+    let widest = |list: &str| {
+        let networks = list.split(' ').filter(|network| !network.is_empty());
+        let networks = networks.map(|network| parse_network(network).unwrap());
+        let wide = TrustedPeers::new(networks).widest();
+        wide.map_or_else(String::new, |network| network.to_string())
+    };
+    for (list, wide) in [
+        ("0.0.0.0/0", "0.0.0.0/0"),
+        ("10.0.0.0/8 ::/0", "::/0"),
+        ("0.0.0.0/1 128.0.0.0/1", "0.0.0.0/0"),
+        ("128.0.0.0/1 0.0.0.0/2 64.0.0.0/2", "0.0.0.0/0"),
+        ("::/1 8000::/1", "::/0"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::ffff:0:0/97 ::ffff:128.0.0.0/97", "0.0.0.0/0"),
+        // Almost everybody, or all public addresses of IPv6.
+        ("0.0.0.0/1", "0.0.0.0/1"),
+        ("2000::/3", "2000::/3"),
+        ("10.0.0.0/8 11.0.0.0/8", "10.0.0.0/7"),
+        ("", ""),
+        (
+            "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 127.0.0.1",
+            "",
+        ),
+        ("10.0.0.1/8 fd00::1/8", ""),
+        ("fc00::/7 fe80::/10 ::1 2001:db8::/32", ""),
+    ] {
+        assert_eq!(widest(list), wide, "{list}");
     }
 }
 

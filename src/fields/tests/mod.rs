@@ -256,7 +256,7 @@ fn h_27_response_fields_that_act_for_the_origin_are_removed() {
         ("content-type", "text/html"),
         ("www-authenticate", "Basic"),
     ]);
-    outbound(&mut fields, |_| false);
+    outbound(&mut fields, SharedCaching::AsWritten, |_| false);
     assert_eq!(
         names(&fields),
         ["content-type", "www-authenticate", "x-frame-options"]
@@ -276,7 +276,7 @@ fn h_27_an_app_cannot_disable_strict_transport_security() {
         ("max-age=0=1", true),
     ] {
         let mut fields = headers(&[("strict-transport-security", policy)]);
-        outbound(&mut fields, |_| false);
+        outbound(&mut fields, SharedCaching::AsWritten, |_| false);
         assert_eq!(!fields.is_empty(), kept, "{policy}");
     }
 }
@@ -359,7 +359,7 @@ fn h_27_no_hop_by_hop_field_of_an_app_reaches_a_browser() {
         "upgrade",
     ] {
         let mut fields = headers(&[(name, "x"), ("content-type", "text/html")]);
-        outbound(&mut fields, |_| false);
+        outbound(&mut fields, SharedCaching::AsWritten, |_| false);
         assert_eq!(names(&fields), ["content-type"], "{name}");
     }
 }
@@ -382,7 +382,7 @@ fn h_32_what_frames_identifies_or_protects_is_never_nominated_in_either_directio
         let came = headers(&[("connection", &format!("close, {name}")), (name, "x")]);
         let (mut request, mut response) = (came.clone(), came);
         strip(&mut request);
-        outbound(&mut response, |_| false);
+        outbound(&mut response, SharedCaching::AsWritten, |_| false);
         assert_eq!(names(&request), [name]);
         assert_eq!(names(&response), [name]);
     }

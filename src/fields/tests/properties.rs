@@ -153,7 +153,7 @@ proptest! {
             }
             strip(&mut fields.clone());
             prop_assert!(append_via(&mut fields.clone(), Version::HTTP_11).is_ok());
-            outbound(&mut fields, |_| true);
+            outbound(&mut fields, SharedCaching::AsWritten, |_| true);
         }
     }
 }

@@ -32,7 +32,7 @@ use super::page::{Page, add_security_fields};
 use super::record::Record;
 use super::request_buffer::is_refused_cross_site;
 use super::tunnel::check_switch;
-use super::{Body, ClientConnection, Error, RequestContext, Worker, WorkerSite};
+use super::{Body, ClientConnection, Error, RequestContext, Settings, Worker, WorkerSite};
 use crate::access::Permit;
 use crate::fields::forwarded::{Scheme, TrustedPeers};
 use crate::fields::request_id::X_REQUEST_ID;
@@ -138,6 +138,16 @@ impl AskingProxies {
         let mut proxies = self.proxies.iter();
         let found = proxies.find(|(networks, _kind)| networks.contains(address));
         found.map(|(_networks, kind)| *kind)
+    }
+}
+
+impl Settings {
+    /// Returns true if the host at `address` is a listed proxy, which sends the requests of many
+    /// clients on one connection.
+    pub(super) fn is_proxy(&self, address: IpAddr) -> bool {
+        self.trusted.contains(address)
+            || self.oauth2_proxies.contains(address)
+            || self.asking_proxies.kind_of(address).is_some()
     }
 }
 

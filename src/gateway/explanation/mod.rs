@@ -82,6 +82,12 @@ impl Explanation {
         self.status.is_none_or(|status| status < 400)
     }
 
+    /// Whether a reading of the path belongs to a route.
+    fn has_routes(&self) -> bool {
+        let mut readings = self.readings.iter();
+        readings.any(|reading| !reading.routes.is_empty())
+    }
+
     fn decide(&mut self, decision: DecisionLabel, why: impl Into<String>) {
         self.decision = decision.as_str();
         self.why = why.into();
@@ -196,7 +202,7 @@ impl WorkerSite {
         let target = &context.target;
         let decision = self.access.decide_as(head, target, session);
         let route = self.access.route_of(target);
-        explanation.route = route.map(|route| ExplainedRoute::new(route));
+        explanation.route = route.map(|route| ExplainedRoute::new(route, target.path()));
         match decision {
             Decision::Permit(permit) => self.explain_permit(context, permit, explanation),
             Decision::SignInFirst(first) => {
@@ -208,7 +214,14 @@ impl WorkerSite {
                 explanation.decide(DecisionLabel::Forbid, "no entry of the rule names the user");
                 explanation.answer(StatusCode::FORBIDDEN, Some(REFUSED_BY_RULE));
             }
-            Decision::NoRoute => explanation.refuse(DecisionLabel::NoRoute, &Error::NoRoute),
+            Decision::NoRoute => {
+                explanation.refuse(DecisionLabel::NoRoute, &Error::NoRoute);
+                if explanation.has_routes() {
+                    let why = "apps may read the path as a path of several routes, and no rule of \
+                               these routes contains the other rules";
+                    explanation.decide(DecisionLabel::NoRoute, why);
+                }
+            }
             // The tokens of an imagined session never expire.
             Decision::Unavailable(_) | Decision::Wait(_) => {
                 explanation.decide(DecisionLabel::Unavailable, "the session cannot be used");

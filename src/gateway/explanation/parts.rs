@@ -11,7 +11,7 @@ use crate::access::{Permit, Route};
 use crate::identity::Claim;
 use crate::session::Session;
 use crate::session::cookie::{OTHERS, SESSION};
-use crate::target::{Forms, Reading, Target};
+use crate::target::{FoldedPath, Forms, Reading, Target};
 use crate::upstream::AssertionNames;
 
 /// The user of a request.
@@ -94,6 +94,9 @@ impl ExplainedReading {
 pub(super) struct ExplainedRoute {
     pub(super) name: String,
     pub(super) prefix: String,
+    /// The normal form of the path, which begins with the normal form of the prefix. `None` if the
+    /// path begins with the exact prefix.
+    pub(super) covers: Option<String>,
     pub(super) hosts: Vec<String>,
     pub(super) upstream: Option<String>,
     pub(super) rule: String,
@@ -103,10 +106,14 @@ pub(super) struct ExplainedRoute {
 }
 
 impl ExplainedRoute {
-    pub(super) fn new(route: &Route) -> Self {
+    /// Creates the description of a route that decides about a canonical path.
+    pub(super) fn new(route: &Route, path: &str) -> Self {
+        let is_written = route.public_prefix().matches(path);
+        let covers = Some(path).filter(|_| !is_written).map(FoldedPath::whole);
         Self {
             name: route.name().to_owned(),
             prefix: route.prefix().to_owned(),
+            covers,
             hosts: route.hosts().map(str::to_owned).collect(),
             upstream: route.upstream_name().map(str::to_owned),
             rule: route.written_rule().to_string(),

@@ -22,6 +22,13 @@ impl fmt::Display for Explanation {
         }
         if let Some(route) = &self.route {
             writeln!(f, "  route     {route}")?;
+            if let Some(normal) = &route.covers {
+                writeln!(
+                    f,
+                    "  covers    apps may read the path as {normal}, so the prefix {} covers it",
+                    route.prefix
+                )?;
+            }
             let enforced = if route.enforce {
                 ""
             } else {

@@ -476,12 +476,14 @@ pub(in crate::gateway) fn broken_end(error: &origin::Error) -> Option<&'static s
         | origin::Error::ConnectTimeout
         | origin::Error::Framing
         | origin::Error::HeadTimeout
+        | origin::Error::HeadTooLarge(_)
         | origin::Error::Http2(_)
         | origin::Error::NoHttp2(_)
         | origin::Error::Proxy { .. }
         | origin::Error::Resolve(_)
         | origin::Error::Tls(_)
         | origin::Error::TooLarge
+        | origin::Error::TooManyFields(_)
         | origin::Error::Unconfigured
         | origin::Error::UnrequestedUpgrade => Some("upstream_broken"),
     }

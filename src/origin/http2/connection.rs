@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::keep_alive::{KeepAlive, Schedule};
 use crate::clock::Clock;
+use crate::origin::answer_head::AnswerLimits;
 use crate::origin::connector::{Connector, Stream};
 use crate::origin::error::Error;
 use crate::origin::limit::Permit;
@@ -23,8 +24,6 @@ use crate::origin::limit::Permit;
 /// The maximum number of streams that the gateway uses on one connection. If the origin allows
 /// fewer streams, the gateway uses only the allowed number.
 pub(super) const MAX_STREAMS: usize = 100;
-/// The maximum size of a response head, in bytes.
-const MAX_HEAD: u32 = 64 * 1024;
 /// The number of bytes that the origin may send on one stream before the client has accepted them.
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// The window of a connection is as large as the windows of all its streams together. If the
@@ -87,7 +86,9 @@ impl Connection {
     ) -> Result<Rc<Self>, Error> {
         let stream = connector.connect().await?;
         let begun = async {
-            let (sender, mut driver) = builder().handshake::<_, Bytes>(stream).await?;
+            let (sender, mut driver) = builder(connector.answer_limits())
+                .handshake::<_, Bytes>(stream)
+                .await?;
             settings(&mut driver).await.map(|()| (sender, driver))
         };
         let begun = timeout(connector.deadline(), begun).await;
@@ -182,13 +183,13 @@ impl Connection {
     }
 }
 
-fn builder() -> client::Builder {
+fn builder(limits: AnswerLimits) -> client::Builder {
     let mut builder = client::Builder::new();
     builder
         .enable_push(false)
         // The gateway opens no stream before the settings of the origin have arrived.
         .initial_max_send_streams(0)
-        .max_header_list_size(MAX_HEAD)
+        .max_header_list_size(limits.list_bytes())
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)

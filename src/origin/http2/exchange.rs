@@ -116,6 +116,8 @@ impl Connections {
             }
             Arrived::Answer(Ok(response)) => {
                 let (mut parts, stream) = response.into_parts();
+                let limits = self.connector.answer_limits();
+                limits.check(&parts).map_err(Failed::finally)?;
                 attempt.slot.connection.record_receipt();
                 let Attempt { upload, slot, .. } = attempt;
                 let body = Incoming::new(stream, &parts.headers, upload, slot);

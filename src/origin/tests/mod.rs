@@ -4,6 +4,7 @@
 mod client;
 mod encrypted;
 mod framing;
+mod heads;
 mod http2;
 mod hyper;
 mod limit;

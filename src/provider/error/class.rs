@@ -16,6 +16,9 @@ use super::{
 use crate::provider::metadata::MetadataError;
 use crate::provider::userinfo::UserinfoError;
 
+/// The pause after which a code that did not get its turn should be sent again.
+const CODE_RETRY: Duration = Duration::from_secs(1);
+
 /// The party that has to act before the same attempt can succeed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Actor {
@@ -219,6 +222,9 @@ impl TokenCallError {
             Self::NotReady(error) => error.class(),
             Self::RateLimited { retry_after } => {
                 temporary(Actor::Operator, Sent::Nothing).with_retry_after(Some(*retry_after))
+            }
+            Self::TooManyCodes => {
+                temporary(Actor::Provider, Sent::Nothing).with_retry_after(Some(CODE_RETRY))
             }
             Self::Throttled { retry_after } | Self::Unavailable { retry_after, .. } => {
                 temporary(Actor::Provider, Sent::Possibly).with_retry_after(*retry_after)

@@ -38,6 +38,11 @@ fn g_07_only_a_refused_refresh_token_ends_a_session() {
         ),
         (Call::Busy, "provider_busy", passing(Sent::Nothing, None)),
         (
+            Call::TooManyCodes,
+            "too_many_codes",
+            passing(Sent::Nothing, Some(1)),
+        ),
+        (
             Call::Call(UNDELIVERED()),
             "provider_unreachable",
             passing(Sent::Undelivered, None),

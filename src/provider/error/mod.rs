@@ -110,4 +110,13 @@ impl Error {
             Self::Response(error) => error.reason(),
         }
     }
+
+    /// Returns true if the code did not get its turn, so that the browser should send the same
+    /// authorization response again.
+    pub(crate) fn code_can_be_sent_again(&self) -> bool {
+        matches!(
+            self,
+            Self::Exchange(ExchangeError::Call(TokenCallError::TooManyCodes))
+        )
+    }
 }

@@ -88,6 +88,12 @@ pub enum TokenCallError {
         /// The time in the `Retry-After` field of the response, if the field is present.
         retry_after: Option<Duration>,
     },
+    /// The code did not get its turn, because too many other codes wait for their exchange. The code
+    /// was not sent and can be sent again.
+    #[error(
+        "too many codes wait for their exchange, because the provider does not accept many codes"
+    )]
+    TooManyCodes,
     /// The provider refuses a refresh with an error code that does not show whether the grant has
     /// ended. The session stays.
     #[error(
@@ -126,6 +132,7 @@ impl TokenCallError {
             Self::Redirected { .. } => "token_endpoint_redirected",
             Self::RefreshRefused(_) => "refresh_refused",
             Self::Throttled { .. } => "provider_throttled",
+            Self::TooManyCodes => "too_many_codes",
             Self::Unavailable { .. } => "provider_unavailable",
         }
     }

@@ -47,11 +47,13 @@ use super::authorization::AuthorizationEndpoint;
 use super::client_auth::ClientAuth;
 use super::endpoint::{Endpoint, endpoint};
 use super::settings::{IdentitySource, UserinfoBearer};
-use super::token::TokenResponse;
+use super::token::{CodeGrant, TokenResponse};
 use super::userinfo::Userinfo;
 use super::*;
+use crate::fields::ClientNetworks;
 use crate::identity::Identity;
 use crate::origin::Proxies;
+use crate::secret::Secret;
 use crate::token::{Lifetime, TokenSet};
 
 /// A time that is a few seconds after the example token was issued.
@@ -286,6 +288,8 @@ const REDIRECT_URI: &str = "https://app.example/oauth2/callback";
 async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, ExchangeError> {
     let code = Secret::new(CODE.to_owned());
     let verifier = Secret::new(VERIFIER.to_owned());
+    let client = QueueClient::Network(ClientNetworks::default().of([203, 0, 113, 9].into()));
+    let turn = provider.code_turn((client, [0; 32]), NonZeroU32::MIN, clock);
     let redemption = Redemption {
         code,
         code_verifier: verifier,
@@ -294,6 +298,7 @@ async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, Exchange
         begun_at: NOW,
         max_age: None,
         replicas: NonZeroU32::MIN,
+        turn: turn.await.unwrap(),
     };
     provider.redeem(redemption, clock).await
 }

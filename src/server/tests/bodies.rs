@@ -214,7 +214,10 @@ async fn a_request_without_a_body_has_no_deadline() {
 
 #[tokio::test]
 async fn a_handler_is_dropped_when_its_client_goes_away() {
-    let mut server = Server::start(with(long()));
+    let mut server = Server::start(with(Deadlines {
+        half_closed: SHORT,
+        ..long()
+    }));
     let mut client = server.client().await;
     client.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n").await;
     server.entered("/never").await;

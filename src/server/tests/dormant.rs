@@ -12,6 +12,8 @@ use tokio::time::Instant;
 use super::*;
 use crate::server::deadline::{ConnectionState, Phase};
 use crate::server::dormant::{CROWD, DORMANT_AFTER, Stage};
+use crate::server::report::Reports;
+use crate::server::slots::Slots;
 use crate::server::worker::{Registry, Worker};
 
 /// One worker without a thread of its own.
@@ -24,6 +26,15 @@ struct Served {
     acceptor: Acceptor,
     written: DevelopmentFiles,
     _dir: TempDir,
+}
+
+/// The limits of a server that may have this number of connections.
+fn slots(connections: usize) -> Arc<Slots> {
+    let limits = Limits {
+        connections,
+        ..Limits::default()
+    };
+    Slots::new(&limits, Reports::new(None))
 }
 
 impl Served {
@@ -42,7 +53,7 @@ impl Served {
             produced: Arc::default(),
         };
         let clock = Clock::system();
-        let slots = Arc::new(Semaphore::new(10));
+        let slots = slots(10);
         let worker = Rc::new(Worker {
             handler: Rc::new(Site(probe.clone())),
             registry: Registry::new(with(deadlines), slots, clock.clone()),
@@ -451,10 +462,10 @@ async fn an_http2_connection_does_not_become_dormant() {
 #[test]
 fn a_sweep_counts_the_connections_of_the_worker() {
     let clock = Clock::system();
-    let slots = Arc::new(Semaphore::new(CROWD + 2));
+    let slots = slots(CROWD + 2);
     let registry = Registry::new(with(long()), Arc::clone(&slots), clock.clone());
     let open = || {
-        let slot = Arc::clone(&slots).try_acquire_owned().unwrap();
+        let slot = slots.try_take().unwrap();
         registry.enter(([127, 0, 0, 1], 1).into(), slot)
     };
     let is_crowded = || {

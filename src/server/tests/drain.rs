@@ -249,6 +249,7 @@ async fn a_panic_while_the_handler_is_made_fails_the_start() {
             endpoints: vec![Endpoint::plain(listener)],
             settings: with(long()),
             clock: Clock::system(),
+            metrics: None,
         };
         let started = tokio::task::spawn_blocking(move || Workers::start(setup, make));
         let result = soon(started).await.unwrap();

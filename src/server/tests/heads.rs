@@ -44,15 +44,54 @@ async fn d_07_heads_over_the_limit_are_refused() {
         cookie,
         format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n"),
         uri,
-        barely,
     ] {
         let status = status(&server, &head).await;
-        assert!(
-            status.starts_with("HTTP/1.1 431") || status.starts_with("HTTP/1.1 414"),
-            "{status}"
-        );
+        assert!(status.starts_with("HTTP/1.1 431"), "{status}");
+        server.refused(Refusal::HeadTooLarge).await;
+    }
+    // The handler answers a head that is only a little too large.
+    let mut client = server.client().await;
+    client.send(barely).await;
+    let answer = client.until("too large").await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert!(server.events.try_recv().is_err(), "no handler was called");
+}
+
+#[tokio::test]
+async fn d_07_a_pipelined_head_over_the_limit_is_refused_also_if_it_came_with_the_head_before() {
+    let mut server = Server::start(with(long()));
+    let large = format!(
+        "GET /second HTTP/1.1\r\nHost: a\r\nX-A: {}\r\n\r\n",
+        "x".repeat(33 * 1024)
+    );
+    for cut in [0, 1000, 20_000] {
+        let (with_first, rest) = large.split_at(cut);
+        let mut client = server.client().await;
+        client
+            .send(format!(
+                "GET /first HTTP/1.1\r\nHost: a\r\n\r\n{with_first}"
+            ))
+            .await;
+        server.entered("/first").await;
+        client.until("hello").await;
+        client.send(rest).await;
+        let answer = client.until("too large").await;
+        assert!(answer.contains("HTTP/1.1 431"), "{cut}: {answer}");
+        server.left("/first").await;
     }
     assert!(server.events.try_recv().is_err(), "no handler was called");
+}
+
+#[tokio::test]
+async fn a_client_that_keeps_sending_after_a_malformed_head_is_reported() {
+    let mut server = Server::start(with(long()));
+    let mut client = server.client().await;
+    client.send("GET / HTTP/9.1\r\n\r\n").await;
+    let answer = client.until("\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    // The client does not close the connection, so the server waits before the end.
+    server.refused(Refusal::Malformed).await;
+    drop(client);
 }
 
 #[tokio::test]
@@ -72,15 +111,20 @@ async fn t_11_the_wrong_protocol_on_a_listener_is_closed_at_once() {
     let mut client = Client(TcpStream::connect(server.secure).await.unwrap());
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert!(!client.rest().await.contains("HTTP/1.1 200"));
+    server.refused(Refusal::Handshake).await;
     let hello = b"\x16\x03\x01\x00\xf8\x01\x00\x00\xf4\x03\x03\r\n\r\n";
     let mut client = server.client().await;
     client.send(hello).await;
     assert!(!client.rest().await.contains("HTTP/1.1 200"));
+    drop(client);
+    server.refused(Refusal::TlsOnPlain).await;
     let mut client = server.client().await;
     client
         .send("PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
         .await;
     assert!(!client.rest().await.contains("HTTP/1.1 200"));
+    drop(client);
+    server.refused(Refusal::ProxyHeader).await;
     assert!(server.events.try_recv().is_err(), "no handler was called");
 }
 

@@ -30,8 +30,11 @@ mod bodies;
 mod deadlines;
 mod dormant;
 mod drain;
+mod early;
 mod heads;
+mod heartbeats;
 mod protocols;
+mod shedding;
 
 /// The time limit of one step of a test. If a step takes longer than `TEST_TIMEOUT`, the test
 /// fails.
@@ -56,6 +59,7 @@ fn long() -> Deadlines {
         head: minute,
         idle: minute,
         write: minute,
+        half_closed: minute,
         answer_window: minute,
         body_window: minute,
         drain: minute,
@@ -74,6 +78,8 @@ fn with(deadlines: Deadlines) -> Settings {
 enum Event {
     Entered(String),
     Left(String),
+    /// A connection was closed because of the bytes of its client.
+    Refused(Refusal),
 }
 
 /// The data that the handlers of all workers share with the test.
@@ -153,6 +159,14 @@ impl Handler for Site {
             "/early" => respond(StatusCode::UNAUTHORIZED, "early"),
             _ => Response::new(Pieces::of(&["hel", "lo"])),
         }
+    }
+
+    fn refuse_head(&self, (): &(), _head: Parts, _body: RequestBody) -> Response<Pieces> {
+        respond(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too large")
+    }
+
+    fn connection_refused(&self, (): &(), refusal: Refusal, _error: &dyn std::error::Error) {
+        self.0.events.send(Event::Refused(refusal)).unwrap();
     }
 }
 
@@ -250,6 +264,7 @@ struct Server {
     workers: Workers,
     probe: Probe,
     events: mpsc::UnboundedReceiver<Event>,
+    metrics: Arc<Metrics>,
     acceptor: Acceptor,
     identity: ServerIdentity,
     written: DevelopmentFiles,
@@ -283,6 +298,7 @@ impl Server {
             produced: Arc::default(),
         };
         let site = probe.clone();
+        let metrics = Arc::new(Metrics::default());
         let count = NonZeroUsize::new(count).unwrap();
         let setup = Setup {
             name: "test",
@@ -290,6 +306,7 @@ impl Server {
             endpoints,
             settings,
             clock: Clock::system(),
+            metrics: Some(Arc::clone(&metrics)),
         };
         let workers = Workers::start(setup, move || Site(site.clone())).unwrap();
         let (plain, secure) = addresses;
@@ -299,6 +316,7 @@ impl Server {
             workers,
             probe,
             events,
+            metrics,
             acceptor,
             identity,
             written,
@@ -320,6 +338,10 @@ impl Server {
 
     async fn entered(&mut self, path: &str) {
         assert_eq!(self.event().await, Event::Entered(path.to_owned()));
+    }
+
+    async fn refused(&mut self, refusal: Refusal) {
+        assert_eq!(self.event().await, Event::Refused(refusal));
     }
 
     async fn left(&mut self, path: &str) {

@@ -91,6 +91,8 @@ async fn s_37_an_http2_preface_after_alpn_said_http1_is_closed() {
     let mut client = server.secure_client(&[b"http/1.1"]).await;
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     client.rest().await;
+    drop(client);
+    server.refused(Refusal::Malformed).await;
     assert!(server.events.try_recv().is_err());
 }
 

@@ -9,7 +9,6 @@ use tokio::runtime::Builder;
 use super::calls::{lifetime, score};
 use super::scripts::TAKE;
 use super::settings::RedisSettings;
-use super::value::provider_hash;
 use super::{RedisStore, Replica, Shared};
 use crate::clock::Clock;
 use crate::seal::KeyRing;
@@ -17,6 +16,7 @@ use crate::session::backend::{Change, Loaded};
 use crate::session::disk::Disk;
 use crate::session::groups::ProviderSessionHash;
 use crate::session::limits::Limits;
+use crate::session::registration::provider_hash;
 use crate::session::{
     FileError, LimitsOfProviders, Registrations, SessionKey, StartError, StoreError,
 };
@@ -76,7 +76,8 @@ pub(crate) fn move_sessions(
 ) -> Result<Moved, MoveError> {
     let runtime = Builder::new_current_thread().build();
     let runtime = runtime.map_err(StartError::Thread)?;
-    let mut disk = Disk::open(from, Arc::clone(&to.keys))?;
+    let sealed = (Arc::clone(&to.keys), &to.providers);
+    let mut disk = Disk::open(from, sealed, clock.now())?;
     let limits = Limits::new(to.idle, to.idle, 1, LimitsOfProviders::new());
     let replica = Replica {
         limits: Arc::clone(&limits),
@@ -104,7 +105,7 @@ pub(crate) fn move_sessions(
             }
         }
     };
-    disk.restore((&limits, clock.now()), &to.providers, |key, loaded| {
+    disk.restore(&limits, clock.now(), |key, loaded| {
         waiting.push((key, loaded));
         if waiting.len() >= AT_ONCE {
             send(std::mem::take(&mut waiting), &mut result);

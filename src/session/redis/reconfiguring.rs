@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::value::{self, HEAD_AND_KEY_NAME, Head, provider_hash};
+use super::value::{self, HEAD_AND_KEY_NAME, Head};
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
 use crate::session::groups::{EndAll, EndedAll, Group};
 use crate::session::reconfigure::{Reconfiguration, ReconfigureError, Reconfigured};
+use crate::session::registration::provider_hash;
 use crate::session::survey::Survey;
 use crate::session::{EndReason, Maintained, Registrations, SessionKey, StoreError, registration};
 

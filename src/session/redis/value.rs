@@ -12,16 +12,15 @@
 //! writes the new format. If a version does not know the format of a value, the read fails and the
 //! value stays in the store.
 
-use aws_lc_rs::digest::{Context, SHA256};
-
 use crate::clock::Timestamp;
 use crate::seal::KeyRing;
+use crate::session::SessionKey;
 use crate::session::backend::Loaded;
 use crate::session::groups::ProviderSessionHash;
 use crate::session::index::{Rank, UserHash};
 use crate::session::record;
+use crate::session::registration::ProviderHash;
 use crate::session::stored::Stored;
-use crate::session::{Registration, SessionKey};
 
 /// The version of this format. A newer version of the gateway uses a higher number.
 const FORMAT: u8 = 1;
@@ -39,8 +38,7 @@ pub(super) struct Head {
     pub(super) ends_at: Timestamp,
     pub(super) user: Option<UserHash>,
     pub(super) provider_session: Option<ProviderSessionHash>,
-    /// The hash of the provider ([`provider_hash`]).
-    pub(super) provider: [u8; HASH],
+    pub(super) provider: ProviderHash,
 }
 
 /// The reason why a value cannot be used.
@@ -52,15 +50,6 @@ pub(super) enum Unusable {
     Newer,
     /// The value is encrypted with a key that this process does not have.
     UnknownKey,
-}
-
-/// Returns the hash of a provider's name and fingerprint that values contain.
-pub(super) fn provider_hash(name: &str, registration: &Registration) -> [u8; HASH] {
-    let mut context = Context::new(&SHA256);
-    context.update(registration);
-    context.update(name.as_bytes());
-    let digest = context.finish();
-    digest.as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 /// Returns the bytes of a session's version, as the head contains them.
@@ -114,7 +103,7 @@ impl Head {
 pub(super) fn seal(
     session: &Stored,
     provider_session: Option<ProviderSessionHash>,
-    provider: [u8; HASH],
+    provider: ProviderHash,
     keys: &KeyRing,
 ) -> Option<Vec<u8>> {
     let head = Head {
@@ -175,6 +164,7 @@ fn context(key: &SessionKey, head: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::session::fixture::{Fixture, NOW};
+    use crate::session::registration::provider_hash;
 
     /// A session and its value, which the first version with this format has written. Never change these
     /// texts: stores contain such values.

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::door::Door;
-use super::outcome::Seen;
+use super::outcome::{Seen, now};
 use crate::support::raw::{Raw, Response};
 
 /// The time between two requests.
@@ -19,6 +19,8 @@ pub(super) struct Bystander {
     /// The `Cookie` field of the session.
     pub(super) cookie: String,
     stop: watch::Sender<bool>,
+    /// The number of requests that have ended.
+    count: watch::Receiver<usize>,
     task: JoinHandle<Seen>,
 }
 
@@ -32,6 +34,7 @@ impl Bystander {
         longest: Duration,
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
+        let (count, counted) = watch::channel(0);
         let mut visit = Visit {
             door: Arc::clone(door),
             user,
@@ -39,6 +42,7 @@ impl Bystander {
             longest,
             connection: None,
             seen: Seen::default(),
+            count,
         };
         visit.request().await;
         let task = tokio::spawn(async move {
@@ -53,7 +57,19 @@ impl Bystander {
                 sleep(PAUSE).await;
             }
         });
-        Self { cookie, stop, task }
+        Self {
+            cookie,
+            stop,
+            count: counted,
+            task,
+        }
+    }
+
+    /// Waits until `more` requests have ended.
+    pub(super) async fn sends(&mut self, more: usize) {
+        let enough = *self.count.borrow() + more;
+        let waiting = self.count.wait_for(|count| *count >= enough);
+        waiting.await.unwrap();
     }
 
     /// Stops the user after one more request. Returns the answers that the user has received.
@@ -72,6 +88,7 @@ struct Visit {
     /// The open connection, if there is one.
     connection: Option<Raw>,
     seen: Seen,
+    count: watch::Sender<usize>,
 }
 
 impl Visit {
@@ -83,7 +100,10 @@ impl Visit {
         let what = |end: &str| format!("{path} of {user}: {end}");
         // A request that begins or ends while the gateway does not run can fail.
         let mut excused = self.door.is_closed();
+        let began = now();
         let answered = timeout(self.longest, exchange(self, &path)).await;
+        self.seen.times.push((began, now() - began));
+        self.count.send_replace(self.seen.requests);
         excused |= self.door.is_closed();
         let Ok(answered) = answered else {
             self.connection = None;

@@ -1,9 +1,11 @@
 //! Faults under load: slow clients, apps and providers that fail, host names that are lost or
-//! change, certificates that are replaced, a store that fails, and a stop of the gateway.
-//! Bystanders, who use the gateway at the same time, must not notice a fault. There are five
+//! change, invented codes, certificates that are replaced, a store that fails, a disk that is read-only
+//! or slow, a log that cannot be written, a clock that is set, and a stop of the gateway. Bystanders,
+//! who use the gateway at the same time, must not notice a fault. There are five
 //! oracles: a bystander gets a correct answer to each request, stays signed in, gets no answer of
 //! another user, and gets each answer in time; at the end, the gateway has as many descriptors as
-//! at its start, and has nothing unfinished.
+//! at its start, and has nothing unfinished. A gateway that has ended, although nobody has stopped it, is a
+//! crash.
 //!
 //! Each test is a row, or a table of rows. A row gives [`run_row`] a function that causes one fault
 //! and checks the effects of the fault. `run_row` starts the gateway and the bystanders, and
@@ -14,14 +16,22 @@ mod answers;
 mod apps;
 mod bystander;
 mod certificates;
+mod clocks;
+mod crowds;
+mod disk;
 mod door;
+mod floods;
+mod invented_codes;
+mod log;
 mod logouts;
 mod names;
 mod outcome;
 mod providers;
+mod signals;
 mod slow;
 mod stops;
 mod streams;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,11 +43,13 @@ use self::door::Door;
 use self::outcome::{Outcome, UnfinishedRow};
 use crate::support::browser::Browser;
 use crate::support::certificates::Authority;
+use crate::support::fake_clock::FakeClock;
 use crate::support::gateway::{Process, Settings};
 use crate::support::hosts::Hosts;
 use crate::support::limits;
 use crate::support::openid::settings_without_routes;
 use crate::support::provider::StandIn;
+use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, SESSION, TLS_ORIGIN, figure};
 use crate::support::socket::{End, Opening, SocketApp};
 use crate::support::upstream::{Answer, Recorded, RecordingUpstream};
@@ -54,11 +66,12 @@ const DESCRIPTORS: u32 = 8192;
 const OPEN: &str = "sidegate_streams_open{route=\"/any\",kind=\"websocket\"}";
 
 /// Metrics that are zero when the gateway has finished everything.
-const UNFINISHED: [&str; 5] = [
+const UNFINISHED: [&str; 6] = [
     OPEN,
     "sidegate_buffered_bytes",
     "sidegate_http2_window_bytes",
     "sidegate_refreshes_under_way",
+    "sidegate_waiting_codes",
     "sidegate_waiting_requests",
 ];
 
@@ -118,8 +131,12 @@ struct Plan {
     address: Option<&'static str>,
     /// The provider is an OpenID Provider, which can send logout tokens.
     openid: bool,
+    /// Limits of the operating system for the gateway, as arguments of `prlimit`.
+    limits: &'static [&'static str],
     /// The only host names that the gateway knows.
     hosts: Option<Arc<Hosts>>,
+    /// The system clock of the gateway.
+    clock: Option<Arc<FakeClock>>,
 }
 
 impl Plan {
@@ -147,6 +164,8 @@ impl Plan {
         };
         let mut settings = settings
             .server(self.server)
+            // The descriptors of a process that allows no core dump are a secret of root.
+            .server("core_dumps = true")
             .of_provider(self.provider)
             .app(IDLE)
             .app(self.bystanders_app)
@@ -175,16 +194,18 @@ async fn run_row(name: &'static str, plan: Plan, fault: impl AsyncFnOnce(&mut Ro
     let ended = timeout(ROW_PATIENCE, fault(&mut row)).await;
     row.stop_bystanders().await;
     row.outcome.stuck += usize::from(ended.is_err());
-    if row.gateway.is_running() {
+    if row.gateway.has_crashed() {
+        row.outcome.crashes += 1;
+    } else if row.gateway.is_running() {
         row.count_leaks(TEST_TIMEOUT).await;
     }
     drop(unfinished);
-    row.outcome.finish(name);
+    std::mem::take(&mut row.outcome).finish(name);
 }
 
 impl Row {
     async fn start(plan: Plan) -> Self {
-        limits::raise_descriptors(std::process::id(), DESCRIPTORS);
+        limits::set_descriptors(std::process::id(), DESCRIPTORS);
         let provider = StandIn::start().await;
         if let Some(name) = plan.provider_name {
             provider.take_name(name);
@@ -197,9 +218,13 @@ impl Row {
         app.answer_by(|request| Answer::ok(&greeting(request)));
         let tls = plan.tls.then(Authority::new);
         let settings = plan.settings(&provider, &sockets, &app, tls.as_ref());
-        let gateway = match &plan.hosts {
-            None => Process::start_quietly(settings).await,
-            Some(hosts) => Process::start_with_hosts(settings, hosts).await,
+        let gateway = match (&plan.hosts, &plan.clock) {
+            (Some(hosts), _) => Process::start_by(settings, hosts.shell()).await,
+            (None, Some(clock)) => Process::start_by(settings, clock.shell()).await,
+            (None, None) if !plan.limits.is_empty() => {
+                Process::start_limited(settings, plan.limits).await
+            }
+            (None, None) => Process::start_quietly(settings).await,
         };
         let door = Arc::new(Door::new(gateway.address(), tls));
         let mut row = Self {
@@ -228,6 +253,27 @@ impl Row {
         let page = browser.visit(&format!("{origin}/start")).await;
         assert_eq!(page.text(), format!("{user} /start"), "{}", page.describe());
         format!("{SESSION}={}", browser.cookie(origin, SESSION).unwrap())
+    }
+
+    /// Checks that a user is still signed in.
+    async fn is_signed_in(&self, user: &str, cookie: &str) {
+        let request = format!("GET /after HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
+        let answer = exchange(self.gateway.address(), request.as_bytes(), 1).await;
+        assert_eq!(answer.responses[0].text(), format!("{user} /after"));
+    }
+
+    /// Waits until the bystanders have sent some more requests.
+    async fn bystanders_go_on(&self, more: usize) {
+        let before = self.app.count();
+        self.app
+            .wait_until(|requests| requests.len() > before + more)
+            .await;
+    }
+
+    /// Starts the gateway again, which has stopped.
+    async fn restart(&mut self) {
+        self.gateway.restart().await;
+        self.door.open();
     }
 
     /// A browser whose user at the provider is `user`.
@@ -302,6 +348,14 @@ impl Row {
             }
         }
         unfinished
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.gateway.has_crashed() {
+            outcome::record_crash();
+        }
     }
 }
 

@@ -14,7 +14,6 @@ use super::door::Door;
 use super::{Plan, Row, greeting, run_row};
 use crate::durable::stored_at;
 use crate::support::killed::StoreFolder;
-use crate::support::raw::exchange;
 use crate::support::scene::SESSION;
 use crate::support::upstream::{Answer, RecordingUpstream};
 use crate::support::wire::TEST_TIMEOUT;
@@ -94,12 +93,6 @@ async fn over_http_2(door: Arc<Door>, cookie: String) -> usize {
     }
 }
 
-/// Starts the gateway again, which has stopped.
-async fn restart(row: &mut Row) {
-    row.gateway.restart().await;
-    row.door.open();
-}
-
 /// Sends SIGTERM while `clients` send requests. Every request that has reached the app is answered.
 async fn terminate(row: &mut Row, app: &RecordingUpstream, mut clients: JoinSet<usize>) {
     app.wait_until(|requests| requests.len() > WARM).await;
@@ -111,7 +104,7 @@ async fn terminate(row: &mut Row, app: &RecordingUpstream, mut clients: JoinSet<
     }
     assert_eq!(answered, app.count());
     assert!(row.gateway.ended().await.success());
-    restart(row).await;
+    row.restart().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,7 +122,7 @@ async fn f_14_sigterm_under_http_1_load_breaks_no_answer_and_signs_nobody_out() 
                 clients.spawn(over_http_1(Arc::clone(&row.door), cookie.clone()));
             }
             terminate(row, &app, clients).await;
-            is_signed_in(row, "alice", &cookie).await;
+            row.is_signed_in("alice", &cookie).await;
         },
     )
     .await;
@@ -152,12 +145,6 @@ async fn f_14_sigterm_under_http_2_load_breaks_no_answer_and_signs_nobody_out() 
         terminate(row, &app, clients).await;
     })
     .await;
-}
-
-async fn is_signed_in(row: &Row, user: &str, cookie: &str) {
-    let request = format!("GET /after HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
-    let answer = exchange(row.gateway.address(), request.as_bytes(), 1).await;
-    assert_eq!(answer.responses[0].text(), format!("{user} /after"));
 }
 
 /// The number of kills, the users who sign in before and during each kill, and the number of logins
@@ -205,9 +192,9 @@ async fn f_16_sigkill_during_requests_and_logins_signs_nobody_out() {
             while let Ok(login) = logins.try_recv() {
                 signed_in.push(login);
             }
-            restart(row).await;
+            row.restart().await;
             for (user, cookie) in &signed_in {
-                is_signed_in(row, user, cookie).await;
+                row.is_signed_in(user, cookie).await;
             }
         }
     })

@@ -76,7 +76,7 @@ async fn people_sign_in_at_glewlwyd() {
         let setup = Setup::new(&provider, &client).await;
         let browser = setup.browser();
         let page = sign_in(&browser, &server, client.id).await;
-        let arrived = setup.arrived(&browser, &page);
+        let arrived = setup.arrived(&browser, &page).await;
         let [user, email, groups] = arrived.person();
         assert!(!user.is_empty(), "{flow}");
         assert_eq!([email, groups], [expected, ""], "{flow}");
@@ -117,7 +117,7 @@ async fn signing_out(server: &Server, provider: &str, flows: &Flows) {
     let setup = Setup::new(provider, &client).await;
     let browser = setup.browser();
     let page = sign_in(&browser, server, client.id).await;
-    setup.arrived(&browser, &page);
+    setup.arrived(&browser, &page).await;
     let page = setup.sign_out(&browser).await;
     let signed_out = end_session(&browser, server, &page).await;
     let text = signed_out.text();
@@ -141,7 +141,7 @@ async fn a_session_ends_at_the_provider(server: &Server, provider: &str, flows: 
     call(&admin, "PUT", &place, &known).await;
     let browser = setup.browser();
     let page = sign_in(&browser, server, client.id).await;
-    setup.arrived(&browser, &page);
+    setup.arrived(&browser, &page).await;
     // The user ends the session at the server. The server sends the logout token, whose type is
     // `JWT`, a moment later.
     let sid = browser.cookie(server.issuer(), "GLEWLWYD2_OIDC_SID");

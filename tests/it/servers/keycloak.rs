@@ -98,7 +98,7 @@ async fn signing_out(provider: &str, flows: &Flows) {
     // The browser has not opened the end-session endpoint, so the session at Keycloak still exists,
     // and there is no login form this time.
     let page = browser.visit(&url("/start?from=here")).await;
-    setup.arrived(&browser, &page);
+    setup.arrived(&browser, &page).await;
     flows.passed("single sign-on");
     let answer = browser.submit(&question, &question.login_form(), &[]).await;
     let page = browser.visit(&url(&answer.refresh_target())).await;
@@ -294,7 +294,7 @@ async fn a_page_of_keycloak_ends_the_session(server: &Server, flows: &Flows) {
     let client = Client::secret("post", "client_secret_post", "secret-post");
     let provider = client.section(&settings, "main", &provider);
     let settings = settings.provider(&provider).with(ROUTES);
-    let gateway = Process::start_with_hosts(settings, &hosts).await;
+    let gateway = Process::start_by(settings, hosts.shell()).await;
     let browser = Chromium::leading(&format!("{host}:80"), gateway.address()).await;
     browser.open(&format!("{origin}/page")).await;
     browser.log_in(ALICE.name, ALICE.password).await;

@@ -136,7 +136,7 @@ impl Setup {
     /// Signs in. Returns what reached the app.
     async fn sign_in_with(&self, browser: &Browser, person: Person) -> ForwardedUser {
         let page = person.sign_in(browser, &url("/start?from=here")).await;
-        self.arrived(browser, &page)
+        self.arrived(browser, &page).await
     }
 
     /// Signs out with the button of the gateway's page. Returns the first page after all redirects.
@@ -162,13 +162,13 @@ impl Setup {
     }
 
     /// Checks the page of the app, and returns the fields that reached the app.
-    fn arrived(&self, browser: &Browser, page: &Page) -> ForwardedUser {
+    async fn arrived(&self, browser: &Browser, page: &Page) -> ForwardedUser {
         assert_eq!(page.text(), "seen", "{}", page.describe());
         assert_eq!(page.url.as_str(), url("/start?from=here"));
         // Cookies ignore ports. On one host, gateway and server would get each other's cookies.
         for (place, ours) in [(ORIGIN, true), ("http://127.0.0.1/", false)] {
             for cookie in browser.cookies(place) {
-                assert_eq!(cookie.name.starts_with(SESSION), ours, "{cookie:?}");
+                assert_eq!(cookie.name.contains("sidegate"), ours, "{cookie:?}");
             }
         }
         let head = self.app.last().head;
@@ -177,8 +177,11 @@ impl Setup {
         let authorization = field("authorization");
         let token = authorization.strip_prefix("Bearer ").unwrap().to_owned();
         // The program logs at its most detailed level.
+        self.gateway
+            .wait_for_log(|log| log.contains("Signed in"))
+            .await;
         let log = self.gateway.log();
-        assert!(log.contains("Signed in") && !log.contains(&token), "{log}");
+        assert!(!log.contains(&token), "{log}");
         ForwardedUser {
             token,
             user: field("x-forwarded-user"),

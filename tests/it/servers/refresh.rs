@@ -186,7 +186,7 @@ async fn a_session_at_glewlwyd_outlives_its_tokens() {
     let setup = Setup::new(&openid(&server, "oidc"), &client).await;
     let browser = setup.browser();
     let page = glewlwyd::sign_in(&browser, &server, "basic").await;
-    setup.arrived(&browser, &page);
+    setup.arrived(&browser, &page).await;
     let stay = LongSession {
         setup: &setup,
         browser,

@@ -60,6 +60,6 @@ async fn signing_out(provider: &str, flows: &Flows) {
     flows.passed("sign-out at the gateway");
     // The session at the server still exists, so there is no login form this time.
     let page = browser.visit(&url("/start?from=here")).await;
-    setup.arrived(&browser, &page);
+    setup.arrived(&browser, &page).await;
     flows.passed("single sign-on");
 }

@@ -1,10 +1,13 @@
 //! The real gateway, as threads of the test or as the real program. Only this file contains the
 //! code that configures and starts the gateway.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
@@ -17,8 +20,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::certificates::Authority;
-use super::hosts::Hosts;
 use super::provider::CLIENT_SECRET;
+use super::raw::Raw;
 use super::wire::TEST_TIMEOUT;
 
 /// The program that belongs to this test binary.
@@ -40,7 +43,7 @@ impl Settings {
     pub(crate) fn new(public_url: &str, provider: &str, app: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let secret = folder.path().join("client_secret");
-        std::fs::write(&secret, format!("{CLIENT_SECRET}\n")).unwrap();
+        write_private(&secret, &format!("{CLIENT_SECRET}\n"));
         let provider = format!(
             "[providers.main]\nprofile = \"oauth2\"\nurl = \"{provider}\"\nclient_id = \"3\"\n\
              client_secret_file = \"{}\"\nauthorization_endpoint = \"/authorize\"\n\
@@ -143,7 +146,7 @@ impl Settings {
     /// Writes a file that the settings can name. Returns its path.
     pub(crate) fn file(&self, name: &str, contents: &str) -> String {
         let path = self.folder.path().join(name);
-        std::fs::write(&path, contents).unwrap();
+        write_private(&path, contents);
         path.display().to_string()
     }
 
@@ -201,6 +204,12 @@ impl Settings {
         std::fs::write(&path, text).unwrap();
         path
     }
+}
+
+/// Writes a file that only its owner can read, so that the gateway does not warn.
+fn write_private(path: &Path, contents: &str) {
+    std::fs::write(path, contents).unwrap();
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
 }
 
 /// A gateway on threads of this process. The test controls the clock of the gateway.
@@ -291,6 +300,8 @@ pub(crate) struct Process {
     operations: SocketAddr,
     log: Arc<watch::Sender<String>>,
     settings: Settings,
+    /// Whether the test has stopped the program.
+    is_stopped: AtomicBool,
 }
 
 impl Process {
@@ -309,15 +320,29 @@ impl Process {
         Self::logging(settings, "access = false\n", &[]).await
     }
 
-    /// Like [`Process::start_quietly`]. The program knows only the host names of `hosts`.
-    pub(crate) async fn start_with_hosts(settings: Settings, hosts: &Hosts) -> Self {
+    /// Like [`Process::start_quietly`], with these limits of the operating system, as arguments of
+    /// `prlimit`.
+    pub(crate) async fn start_limited(settings: Settings, limits: &[&str]) -> Self {
+        let mut shell = Command::new("prlimit");
+        shell.args(limits).arg("sh");
+        Self::start_by(settings, shell).await
+    }
+
+    /// Like [`Process::start_quietly`]. `shell` starts the program.
+    pub(crate) async fn start_by(settings: Settings, shell: Command) -> Self {
         let settings = settings.with("[log]\nformat = \"json\"\naccess = false\n");
-        Self::run(settings, hosts.shell()).await
+        Self::run(settings, shell).await
     }
 
     /// Starts the program with these keys of `log`.
     pub(crate) async fn start_with(settings: Settings, keys: &str) -> Self {
         Self::logging(settings, keys, &[]).await
+    }
+
+    /// Starts the program by this shell, with the access log.
+    pub(crate) async fn start_logging_by(settings: Settings, shell: Command) -> Self {
+        let settings = settings.with("[log]\nformat = \"json\"\n");
+        Self::run(settings, shell).await
     }
 
     async fn logging(settings: Settings, keys: &str, variables: &[(&str, &str)]) -> Self {
@@ -341,21 +366,57 @@ impl Process {
             operations,
             log,
             settings,
+            is_stopped: AtomicBool::new(false),
         }
     }
 
     /// Starts the program again at the same addresses. The program has ended before.
     pub(crate) async fn restart(&mut self) {
-        let mut text = self.settings.text();
-        for address in [self.address, self.operations] {
-            text = text.replace(&format!("{}:0", address.ip()), &address.to_string());
-        }
-        self.settings.write_in_place(&text);
+        self.keep_addresses();
         let next = Running::start(&self.settings.path(), Command::new("sh")).await;
         assert_eq!(next.address, self.address);
         self.child = next.child;
         self.operations = next.operations;
         self.log = next.log;
+        self.is_stopped = AtomicBool::new(false);
+    }
+
+    /// Like [`Process::restart`], by this shell and with this redirection, such as `>/dev/full`. The
+    /// test reads the outputs of the program.
+    pub(crate) async fn restart_redirected(&mut self, mut shell: Command, redirection: &str) {
+        self.keep_addresses();
+        let script = format!("exec \"$0\" run --config \"$1\" {redirection}");
+        let shell = shell.args(["-c", &script, PROGRAM]).kill_on_drop(true);
+        self.child = shell.arg(self.settings.path()).spawn().unwrap();
+        let ready = async {
+            while !self.is_ready().await {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(TEST_TIMEOUT, ready)
+            .await
+            .expect("the gateway does not become ready");
+    }
+
+    /// Whether the program listens and `/readyz` answers with 200.
+    pub(crate) async fn is_ready(&self) -> bool {
+        let Ok(mut connection) = Raw::try_connect(self.operations, None).await else {
+            return false;
+        };
+        connection
+            .send("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await;
+        let answer = connection.response("GET").await;
+        answer.is_some_and(|answer| answer.status() == 200)
+    }
+
+    /// Writes the addresses of the program into its settings.
+    fn keep_addresses(&self) {
+        let mut text = self.settings.text();
+        for address in [self.address, self.operations] {
+            text = text.replace(&format!("{}:0", address.ip()), &address.to_string());
+        }
+        self.settings.write_in_place(&text);
     }
 
     /// The settings file.
@@ -389,6 +450,9 @@ impl Process {
 
     /// Sends a signal by name.
     pub(crate) async fn signal(&self, name: &str) {
+        if matches!(name, "INT" | "KILL" | "QUIT" | "TERM") {
+            self.is_stopped.store(true, Ordering::Relaxed);
+        }
         let id = self.id().to_string();
         let sent = Command::new("/bin/kill")
             .args(["-s", name, &id])
@@ -406,6 +470,12 @@ impl Process {
     /// Whether the program has not ended yet.
     pub(crate) fn is_running(&self) -> bool {
         self.child.id().is_some()
+    }
+
+    /// Whether the program has ended, although the test has not stopped it.
+    pub(crate) fn has_crashed(&mut self) -> bool {
+        let has_ended = self.child.try_wait().unwrap().is_some();
+        has_ended && !self.is_stopped.load(Ordering::Relaxed)
     }
 
     /// Waits until the program ends.

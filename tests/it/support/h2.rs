@@ -12,17 +12,19 @@ use super::wire::{TEST_TIMEOUT, Wire};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 
 const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
 
 /// One connection.
 pub(crate) struct H2 {
@@ -67,6 +69,16 @@ impl H2 {
         Self::announcing(tls(address, name, config).await, &HEADER_TABLE_SIZE).await
     }
 
+    /// Connects with TLS, and sends no preface.
+    pub(crate) async fn connect_without_preface(
+        address: SocketAddr,
+        name: &str,
+        config: Arc<rustls::ClientConfig>,
+    ) -> Self {
+        let wire = tls(address, name, config).await;
+        Self { wire }
+    }
+
     async fn announcing(mut wire: Wire, settings: &[u8]) -> Self {
         wire.write(PREFACE).await;
         let mut connection = Self { wire };
@@ -75,27 +87,28 @@ impl H2 {
     }
 
     async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut bytes = length[1..].to_vec();
-        bytes.extend([kind, flags]);
-        bytes.extend(stream.to_be_bytes());
-        bytes.extend(payload);
-        self.wire.write(&bytes).await;
+        self.wire.write(&frame(kind, flags, stream, payload)).await;
     }
 
     /// Opens `stream` (odd, increasing) with these fields, including the pseudo-header fields.
     pub(crate) async fn head(&mut self, stream: u32, fields: &[(&[u8], &[u8])], body: bool) {
-        let mut block = Vec::new();
-        for (name, value) in fields {
-            // A literal that is never indexed, with a new name (RFC 7541 section 6.2.3).
-            block.push(0x10);
-            for text in [name, value] {
-                write_length(&mut block, text.len());
-                block.extend_from_slice(text);
-            }
-        }
+        let block = literals(fields);
         let flags = END_HEADERS | if body { 0 } else { END_STREAM };
         self.frame(HEADERS, flags, stream, &block).await;
+    }
+
+    /// Opens `stream` with a head that is longer than one frame, and without a body.
+    pub(crate) async fn head_in_pieces(&mut self, stream: u32, fields: &[(&[u8], &[u8])]) {
+        let block = literals(fields);
+        let mut pieces = block.chunks(16_000).peekable();
+        let (mut kind, mut flags) = (HEADERS, END_STREAM);
+        while let Some(piece) = pieces.next() {
+            if pieces.peek().is_none() {
+                flags |= END_HEADERS;
+            }
+            self.frame(kind, flags, stream, piece).await;
+            (kind, flags) = (CONTINUATION, 0);
+        }
     }
 
     /// Sends the whole body of `stream`.
@@ -191,9 +204,15 @@ impl H2 {
             .expect("no answer to the pings in time")
     }
 
-    /// Sends these bytes unchanged.
-    pub(crate) async fn bytes(&mut self, bytes: &[u8]) {
-        self.wire.write(bytes).await;
+    /// Sends these bytes unchanged. Returns `false` if the server has closed the connection.
+    pub(crate) async fn bytes(&mut self, bytes: &[u8]) -> bool {
+        self.wire.write(bytes).await
+    }
+
+    /// Sends these bytes unchanged, and discards everything that arrives meanwhile. Returns `false` if
+    /// the server has closed the connection.
+    pub(crate) async fn flood(&mut self, bytes: &[u8]) -> bool {
+        self.wire.flood(bytes).await
     }
 
     /// Waits for the result of `stream`.
@@ -202,6 +221,25 @@ impl H2 {
             Some(block) => Outcome::Status(status(&block)),
             None => Outcome::Refused,
         }
+    }
+
+    /// The statuses of the responses on several streams.
+    pub(crate) async fn statuses(&mut self, streams: &[u32]) -> Vec<u16> {
+        let mut statuses = vec![0; streams.len()];
+        let reading = async {
+            while statuses.contains(&0) {
+                let Some((kind, _, of, payload)) = self.next_frame().await else {
+                    return;
+                };
+                let at = streams.iter().position(|stream| *stream == of);
+                if let (HEADERS, Some(at)) = (kind, at) {
+                    statuses[at] = status(&payload);
+                }
+            }
+        };
+        let came = timeout(TEST_TIMEOUT, reading).await;
+        came.expect("the responses do not come");
+        statuses
     }
 
     /// Waits for the head of the response on `stream`, still compressed; `None` if there is no
@@ -236,6 +274,41 @@ impl H2 {
         }
         Some((head[3], head[4], stream, payload))
     }
+}
+
+/// One frame.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = length[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// A block of these fields as literals that are never indexed, with new names (RFC 7541 section
+/// 6.2.3).
+pub(crate) fn literals(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(0x10);
+        write_text(&mut block, name);
+        write_text(&mut block, value);
+    }
+    block
+}
+
+/// A field as a literal that enters the field table (RFC 7541 section 6.2.1).
+pub(crate) fn indexed_literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut block = vec![0x40];
+    write_text(&mut block, name);
+    write_text(&mut block, value);
+    block
+}
+
+fn write_text(block: &mut Vec<u8>, text: &[u8]) {
+    write_length(block, text.len());
+    block.extend_from_slice(text);
 }
 
 /// Writes an integer with a seven-bit prefix (RFC 7541 section 5.1).

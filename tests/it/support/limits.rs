@@ -8,8 +8,8 @@ pub(crate) fn limit_file_size(process: u32, bytes: &str) {
     set(process, &format!("--fsize={bytes}:unlimited"));
 }
 
-/// Allows a process and its children this number of descriptors.
-pub(crate) fn raise_descriptors(process: u32, number: u32) {
+/// Sets how many descriptors a process and its children may open.
+pub(crate) fn set_descriptors(process: u32, number: u32) {
     // Only the soft limit changes. The hard limit is usually much larger.
     set(process, &format!("--nofile={number}:"));
 }

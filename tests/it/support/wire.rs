@@ -310,6 +310,21 @@ impl Wire {
         self.stream.write_all(bytes).await.is_ok() && self.stream.flush().await.is_ok()
     }
 
+    /// Writes `bytes`, and discards everything that arrives meanwhile. Returns `false` if the peer has
+    /// closed the connection.
+    pub(crate) async fn flood(&mut self, bytes: &[u8]) -> bool {
+        let (mut reader, mut writer) = tokio::io::split(&mut self.stream);
+        let discard = async {
+            let mut chunk = vec![0_u8; 16 * 1024];
+            while matches!(reader.read(&mut chunk).await, Ok(1..)) {}
+        };
+        let write = async { writer.write_all(bytes).await.is_ok() && writer.flush().await.is_ok() };
+        tokio::select! {
+            is_written = write => is_written,
+            () = discard => false,
+        }
+    }
+
     /// Ends the writing side.
     pub(crate) async fn finish(&mut self) {
         drop(self.stream.shutdown().await);

@@ -2,6 +2,7 @@
 
 mod faults;
 mod fields;
+mod heads;
 mod resets;
 mod sharing;
 
