@@ -66,9 +66,9 @@ impl Provider {
     ///
     /// # Errors
     ///
-    /// Returns [`ExchangeError::Call`] if the call returned no tokens. The [`Classification`] of a
-    /// call error states whether the provider may have used the code. Returns
-    /// [`ExchangeError::Grant`] if the tokens are not valid.
+    /// Returns [`ExchangeError::Call`] if the call returned no tokens. The
+    /// [`Classification`](super::Classification) of a call error states whether the provider may have
+    /// used the code. Returns [`ExchangeError::Grant`] if the tokens are not valid.
     ///
     /// # Cancel safety
     ///
