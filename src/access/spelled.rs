@@ -3,7 +3,7 @@
 //! An app may read `/OPEN/x` as `/open/x`, or as another path that only the broader route `/` serves.
 //! The request must meet the rules of both routes. If the first route that covers the path is at
 //! least as strict as the other routes, it decides. Otherwise the strictest of the routes decides. If
-//! no rule contains the other rules, no route serves the path.
+//! no rule is as strict as all others, no route serves the path.
 
 use std::rc::Rc;
 

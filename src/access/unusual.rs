@@ -2,8 +2,8 @@
 //!
 //! An app may read such a path in several ways, and the readings may belong to different routes.
 //! The request is accepted only if each of these routes allows the forms of the path. The route
-//! with the strictest rule decides about the request. If no rule contains the other rules, the
-//! request is refused.
+//! with the strictest rule decides about the request. If no rule is as strict as all
+//! others, the request is refused.
 
 use std::rc::Rc;
 

@@ -1,8 +1,8 @@
 //! Browsers in which a user has signed in before.
 //!
 //! When somebody sends many invented codes from a network, codes of this network have to wait. The
-//! gateway cannot distinguish the login of a new browser from an attack. But whoever has an account
-//! has proved this at an earlier login: a cookie contains the sealed hash of the user who signed in
+//! gateway cannot distinguish the login of a new browser from an attack. A browser that was used
+//! for an earlier login has a cookie. The cookie contains the sealed hash of the user who signed in
 //! last. The codes of such a browser do not wait among the codes of their network, but among the
 //! codes of the user. An attacker without an account has no such cookie, and an attacker with an
 //! account delays only this account.

@@ -15,7 +15,7 @@ pub(super) struct CoreDumps {
 
 impl CoreDumps {
     /// Forbids core dumps. Without the capability `CAP_SYS_PTRACE`, other processes of the same user
-    /// can then not read the memory of this process either (`PR_SET_DUMPABLE` in prctl(2)).
+    /// then cannot read the memory of this process (`PR_SET_DUMPABLE` in prctl(2)).
     pub(super) fn forbid() -> Self {
         let before = getrlimit(Resource::Core);
         let forbidden = set_dumpable_behavior(DumpableBehavior::NotDumpable).and_then(|()| {

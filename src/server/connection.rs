@@ -40,7 +40,7 @@ use super::switch::Switch;
 use super::{Content, Handler, Settings, TunnelFn};
 
 /// The maximum number of bytes that are buffered in each direction: per connection (HTTP/1.1) or
-/// per stream (HTTP/2). If the settings allow longer request heads, an HTTP/1.1 connection may buffer a
+/// per stream (HTTP/2). If the settings allow longer heads, an HTTP/1.1 connection may buffer a
 /// longer head ([`super::Limits::library_head_bytes`]).
 pub(super) const BUFFER: usize = 64 * 1024;
 /// The HTTP/2 connection preface (RFC 9113 section 3.4).

@@ -8,7 +8,7 @@
 //!   9112 section 9.6), and the connection closes as described in [`super::socket`].
 //!
 //! - Over HTTP/2, the gateway reads and discards the rest for a limited time after the end of the
-//!   answer. Only then the gateway resets the stream (RFC 9113 section 8.1). A client that finds the
+//!   answer. The gateway then resets the stream (RFC 9113 section 8.1). A client that finds the
 //!   end of the answer and the reset in one read takes the reset for an error of the request.
 
 use std::cell::RefCell;

@@ -1,6 +1,6 @@
 //! The normal form of a path, which is the same for all spellings that an app may read as one path.
 //!
-//! The normal form has no percent-encodings, also if they are encoded two times. The other steps are:
+//! The normal form has no percent-encodings, even if they are encoded twice. The other steps are:
 //!
 //! - Characters that Unicode ignores by default (such as U+200B and U+00AD), and control characters
 //!   outside ASCII, are left out.

@@ -12,7 +12,7 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`Error::HiddenSeparator`] if the first segments of the path are not `old`. The function checks the new path
+    /// [`Error::HiddenSeparator`] if the path does not begin with `old`. The new path is checked
     /// in the same way as the path of a request, so any other [`Error`] about a path is possible.
     /// For example, the new path can be too long. The new path may have the unusual forms that the
     /// target has.

@@ -331,7 +331,7 @@ async fn p_37_p_60_another_spelling_names_its_normal_form_and_all_its_routes() {
     for line in [
         "  reading   /%C2%A0A -> route /a, /",
         "  decision  no_route (404, reason no_route): apps may read the path as a path of several \
-         routes, and no rule of these routes contains the other rules",
+         routes, and no rule of these routes is as strict as all others",
     ] {
         assert!(said.lines().any(|said| said == line), "{line}\n{said}");
     }

@@ -48,7 +48,7 @@ impl Running {
         wait_for_figure(self.process.operations(), &name, number).await;
     }
 
-    /// The events with this reason and a message with this text. At least one event is expected, and at most one in each minute.
+    /// The events with this reason and this text: at least one, and at most one in each minute.
     async fn limited_events(&self, reason: &str, message: &str) -> Vec<Value> {
         let is_event = |line: &&str| line.contains(reason) && line.contains(message);
         let is_logged = |log: &str| log.lines().any(|line| is_event(&line));

@@ -218,7 +218,7 @@ impl WorkerSite {
                 explanation.refuse(DecisionLabel::NoRoute, &Error::NoRoute);
                 if explanation.has_routes() {
                     let why = "apps may read the path as a path of several routes, and no rule of \
-                               these routes contains the other rules";
+                               these routes is as strict as all others";
                     explanation.decide(DecisionLabel::NoRoute, why);
                 }
             }

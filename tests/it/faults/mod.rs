@@ -4,7 +4,7 @@
 //! who use the gateway at the same time, must not notice a fault. There are five
 //! oracles: a bystander gets a correct answer to each request, stays signed in, gets no answer of
 //! another user, and gets each answer in time; at the end, the gateway has as many descriptors as
-//! at its start, and has nothing unfinished. A gateway that has ended, although nobody has stopped it, is a
+//! at its start, and has nothing unfinished. A gateway that ends although no test stops it is a
 //! crash.
 //!
 //! Each test is a row, or a table of rows. A row gives [`run_row`] a function that causes one fault

@@ -33,7 +33,7 @@ pub(super) struct Seen {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Comparison {
     pub(super) flood: &'static str,
-    /// The begin of the quiet period, the end of the quiet period and begin of the flood, and the end
+    /// The start of the quiet period, the start of the flood, and the end
     /// of the flood.
     pub(super) periods: [Instant; 3],
 }
@@ -41,7 +41,7 @@ pub(super) struct Comparison {
 impl Comparison {
     /// If the 99th percentile during a flood is shorter than this time, the bystanders have not
     /// noticed the flood. On a busy machine, other programs can delay single requests by some tens of
-    /// milliseconds, also in one of the two periods only. A gateway without optimization needs about ten
+    /// milliseconds, even in only one period. A gateway without optimization needs about ten
     /// times as long for each frame.
     const UNNOTICED: Duration = if cfg!(debug_assertions) {
         Duration::from_millis(500)

@@ -98,7 +98,7 @@ async fn x_25_a_cache_stores_the_answers_of_a_route_that_allows_it() {
     scene.app.answer_by(page);
     let gateway = scene.gateway.address();
     let cache = Program::start("listening ", |folder| cache(gateway, folder)).await;
-    // nginx takes a `private` that names fields for one that names none.
+    // nginx treats a `private` that names fields like a `private` without names.
     let cacheable = CACHEABLE.iter().enumerate();
     let cacheable = cacheable.filter(|(_number, fields)| !fields.contains("private="));
     for (number, fields) in cacheable {
