@@ -33,7 +33,11 @@ impl WorkerRoutes {
         let routes: Vec<&Rc<Route>> = routes.collect::<Option<_>>()?;
         let (first, others) = routes.split_first()?;
         // The gateway itself gives the answer, so the request reaches no app.
-        if first.answer().is_some() || others.iter().all(|other| first.is_at_least(other)) {
+        let answers = first.answer().is_some();
+        if answers
+            || others.iter().all(|other| first.is_at_least(other))
+            || first.is_alone_for_folder(others, path)
+        {
             return Some(first);
         }
         // With a replaced prefix, the app gets other paths than those that the routes judge.
@@ -49,6 +53,13 @@ impl Route {
     /// Returns true if the path of a request to this host begins with the exact prefix of the route.
     pub(super) fn is_written(&self, authority: &str, path: &str) -> bool {
         self.prefix.matches(path) && self.is_for_host(authority)
+    }
+
+    /// Returns true if the path is the prefix without its last slash, and no other route has the app
+    /// of this route. Most apps redirect such a path to the path with the slash.
+    fn is_alone_for_folder(&self, others: &[&Rc<Self>], path: &str) -> bool {
+        self.prefix().strip_suffix('/') == Some(path)
+            && others.iter().all(|other| !self.has_app_of(other))
     }
 
     /// Returns true if every request that this route permits would also be permitted by `other`.
@@ -136,6 +147,19 @@ mod tests {
             ),
             // Sidegate knows no other route for the path.
             (json!([open]), "/desk", "/desk"),
+            // The broader route wants a fresh sign-in.
+            (
+                json!([{ "access": admins, "session": { "max_age_secs": 300 } },
+                       { "prefix": "/desk", "access": admins }]),
+                "/desk",
+                "/",
+            ),
+            // The longer route allows shared caches to store answers.
+            (
+                json!([of(&admins), { "prefix": "/desk", "access": admins, "cache": "pass" }]),
+                "/desk",
+                "/",
+            ),
             // Between the two routes is a third route.
             (
                 json!([user, { "prefix": "/de%C5%BFk", "access": admins, "hosts": ["gw.test"] }, open]),
@@ -147,6 +171,21 @@ mod tests {
             for path in ["/DESK/x", "/de%C5%BFk", "/desk;x=1/y", "/%20desk"] {
                 assert_eq!(decided(&routes, path), spelled, "{path} {routes}");
             }
+        }
+    }
+
+    #[test]
+    fn p_60_a_prefix_without_its_last_slash_belongs_to_its_route_unless_another_route_may_own_it() {
+        let (staff, admins) = (groups(&["staff"]), groups(&["admins"]));
+        let root = json!({ "access": staff });
+        let reports =
+            |app: &str| json!({ "prefix": "/reports/", "access": admins, "upstream": app });
+        for (routes, expected) in [
+            (json!([root, reports("other")]), "/reports/"),
+            (json!([root, reports("app")]), ""),
+        ] {
+            assert_eq!(decided(&routes, "/reports"), expected, "{routes}");
+            assert_eq!(decided(&routes, "/reports/x"), "/reports/", "{routes}");
         }
     }
 }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use super::Access;
 use super::destination::Destination;
 use super::route::Route;
+use super::route_settings::CacheSetting;
 use super::route_table::{RouteTable, WorkerRoutes};
 use crate::target::{Forms, Reading, Target};
 
@@ -141,7 +142,7 @@ impl Route {
     /// Returns true if both routes have the same app. Another proxy chooses the app of a route for
     /// auth checks, so the app can be the app of any such route. Therefore the apps of such routes
     /// must get the same fields: the same names, and signed assertions for the same audience.
-    fn has_app_of(&self, other: &Self) -> bool {
+    pub(super) fn has_app_of(&self, other: &Self) -> bool {
         let audience = |route: &Self| {
             let signed = route.fields().signed.as_ref();
             signed.map(|signed| signed.audience().to_owned())
@@ -159,14 +160,29 @@ impl Route {
     }
 
     /// Returns true if this route refuses all requests of other sites, all preflights and all
-    /// switches of protocols that `other` refuses.
+    /// switches of protocols that `other` refuses, wants a sign-in as fresh as `other` wants, and
+    /// keeps answers out of shared caches if `other` does.
     pub(super) fn has_guards_of(&self, other: &Self) -> bool {
+        let (cache, others_cache) = (self.cache, other.cache);
         let (streams, others) = (self.streams(), other.streams());
         let mut origins = streams.origins.iter();
         self.cross_site.refuses_all_of(&other.cross_site)
             && (other.is_public() || other.allow_preflight || !self.allow_preflight)
             && (others.upgrades || !streams.upgrades)
             && origins.all(|origin| others.origins.contains(origin))
+            && (other.is_public() || self.is_as_fresh_as(other))
+            && (cache == CacheSetting::Private || others_cache == CacheSetting::Pass)
+    }
+
+    /// Returns true if this route wants a sign-in and a last use that are as recent as those that
+    /// `other` wants.
+    fn is_as_fresh_as(&self, other: &Self) -> bool {
+        let limits = |route: &Self| route.freshness().copied().unwrap_or_default();
+        let (own, others) = (limits(self), limits(other));
+        let at_most = |own: Option<u32>, others: Option<u32>| {
+            others.is_none_or(|others| own.is_some_and(|own| own <= others))
+        };
+        at_most(own.max_age_secs, others.max_age_secs) && at_most(own.idle_secs, others.idle_secs)
     }
 }
 

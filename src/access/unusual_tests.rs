@@ -190,6 +190,8 @@ fn p_56_routes_that_differ_in_more_than_the_rule_do_not_share_a_path() {
         (with("streams", json!({"origins": ["https://x.test"]})), "/"),
         (with("cross_site", json!("allow")), "/"),
         (with("cross_site", json!(["https://x.test"])), "/"),
+        (with("cache", json!("pass")), "/"),
+        (with("session", json!({"max_age_secs": 60})), "/in"),
         // The app gets other credentials, or another path.
         (with("bearer", json!("none")), ""),
         (with("rewrite", json!({"app_prefix": "/"})), ""),
@@ -203,6 +205,11 @@ fn p_56_routes_that_differ_in_more_than_the_rule_do_not_share_a_path() {
     let mut strict = signed_in("/");
     strict["streams"] = json!({"upgrades": false});
     assert_eq!(decided(&table(&[strict, signed_in("/in")]), path), "/");
+    let mut fresh = signed_in("/");
+    fresh["session"] = json!({"max_age_secs": 300, "idle_secs": 60});
+    let route = with("session", json!({"max_age_secs": 60}));
+    assert_eq!(decided(&table(&[fresh.clone(), route]), path), "");
+    assert_eq!(decided(&table(&[fresh, signed_in("/in")]), path), "/");
     let listed = |site: &str| json!([format!("https://{site}.test")]);
     let mut other = signed_in("/");
     other["cross_site"] = listed("y");

@@ -250,8 +250,10 @@ pub(super) async fn finish<C: Future<Output = hyper::Result<()>>>(
         // The connection is polled before a shutdown begins, so that a request that has already
         // arrived gets an answer.
         let mut polled = connection.as_mut().poll(cx);
-        if !shutdown_begun && polled.is_pending() {
+        if polled.is_pending() {
             state.set_waker(cx.waker());
+        }
+        if !shutdown_begun && polled.is_pending() {
             if state.is_closing() && may_close() {
                 shutdown_begun = true;
                 close(connection.as_mut());

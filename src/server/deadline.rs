@@ -75,6 +75,8 @@ pub(super) struct ConnectionState {
     /// leaves the connection open, so our code has to close the connection.
     upgrade_requested: Cell<bool>,
     pub(super) stop: StreamStop,
+    /// Whether the client has sent the HTTP/2 connection preface.
+    http2: Cell<bool>,
     pub(super) half_closed: HalfClosed,
     pub(super) lingering: Lingering,
     /// The reason why the connection was ended, if the client did not take bytes fast enough.
@@ -118,6 +120,7 @@ impl ConnectionState {
             waker: RefCell::new(None),
             upgrade_requested: Cell::new(false),
             stop: StreamStop::default(),
+            http2: Cell::new(false),
             half_closed: HalfClosed::default(),
             lingering: Lingering::default(),
             failure: Cell::new(None),
@@ -182,15 +185,24 @@ impl ConnectionState {
     /// Records that the HTTP/2 connection preface is complete. After the preface, the connection
     /// enters the phase `Idle`, because the next frame does not always begin a request.
     pub(super) fn preface_complete(&self) {
+        self.http2.set(true);
         if self.phase.get() == Phase::Head {
             self.enter(Phase::Idle);
         }
     }
 
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.http2.get()
+    }
+
     /// Records that the socket has accepted bytes.
     pub(super) fn sent(&self) {
         self.last_transfer.set(self.coarse_clock.now());
-        self.stalled.set(None);
+        let was_stalled = self.stalled.take().is_some();
+        // While the last bytes of an answer waited, hyper did not learn the end of the input.
+        if was_stalled && self.is_half_closed() && self.phase.get() == Phase::Idle {
+            self.wake();
+        }
     }
 
     /// Records that the socket currently accepts no more bytes.

@@ -89,7 +89,9 @@ impl ConnectionState {
         };
         let socket = self.socket().borrow();
         let error = |socket: &TcpStream| socket.take_error().ok().flatten();
-        now.saturating_duration_since(since.max(last_sent)) >= limit
+        // While the socket accepts no bytes, the deadline for slow readers applies.
+        let waits = !self.is_stalled();
+        waits && now.saturating_duration_since(since.max(last_sent)) >= limit
             || socket.as_ref().and_then(error).is_some()
     }
 }

@@ -97,7 +97,7 @@ pub(super) async fn accept<F: Future<Output = ()>>(
     open: impl Fn(TcpStream, SocketAddr) -> F,
     free_descriptors: impl Fn() -> bool,
 ) {
-    let mut paused = false;
+    let (mut paused, mut freed) = (false, false);
     let mut draining = pin!(drain.wait_for(|drain| *drain));
     loop {
         let accepted = tokio::select! {
@@ -107,12 +107,14 @@ pub(super) async fn accept<F: Future<Output = ()>>(
         };
         match accepted {
             Ok((stream, peer)) => {
-                paused = false;
+                (paused, freed) = (false, false);
                 open(stream, peer).await;
             }
             Err(error) if is_client_error(&error) => {}
             // The runtime drops the ended tasks before it continues here.
-            Err(error) if lacks_descriptor(&error) && free_descriptors() => {
+            // If closing connections has not helped, the listener pauses before it closes more.
+            Err(error) if is_own_limit(&error) && !freed && free_descriptors() => {
+                freed = true;
                 tokio::task::yield_now().await;
             }
             Err(error) => {
@@ -124,7 +126,7 @@ pub(super) async fn accept<F: Future<Output = ()>>(
                     let keys = lacks_descriptor(&error).then_some(hint);
                     tracing::warn!(%error, keys, "Connections cannot be accepted");
                 }
-                paused = true;
+                (paused, freed) = (true, false);
                 tokio::select! {
                     biased;
                     _ended = &mut draining => break,
@@ -176,6 +178,12 @@ fn lacks_descriptor(error: &io::Error) -> bool {
     error
         .raw_os_error()
         .is_some_and(|code| codes.contains(&code))
+}
+
+/// Returns true if the process has no free descriptor. If only the system has none, another process
+/// could take each descriptor that this process frees.
+fn is_own_limit(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::MFILE.raw_os_error())
 }
 
 /// TCP keepalive detects that a client has disappeared, even if no bytes are sent for hours.

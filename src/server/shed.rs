@@ -275,10 +275,12 @@ impl Registry {
         tracing::debug!(client.address = %client, reason = reason.name(), "Connection is closed");
         self.report(reason, client.ip());
         state.place.shed();
-        // An idle connection can close gracefully, so that HTTP/2 can send its closing messages.
-        // The other connections would not answer, and would stay open until their deadline.
+        // An idle HTTP/1.1 connection can close gracefully: it serves at most the request that has
+        // already arrived. After a graceful close of HTTP/2, a client could begin further requests
+        // for as long as it likes. The other connections would stay open until their deadline.
         let is_graceful = matches!(reason, ShedReason::Connections | ShedReason::ClientLimit);
-        if is_graceful && state.phase() == Phase::Idle && state.has_served() {
+        let is_idle = state.phase() == Phase::Idle && state.has_served();
+        if is_graceful && is_idle && !state.speaks_http2() {
             state.close();
         } else {
             state.abort();

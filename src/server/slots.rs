@@ -50,7 +50,12 @@ impl Slots {
         let connections = limits.connections.clamp(1, descriptors);
         let fraction = connections.checked_div(SHARE).unwrap_or_default();
         let default = connections.saturating_sub(fraction);
-        let most = limits.connections_per_client.unwrap_or(default);
+        // If one client may have all connections, its new connections wait for a slot.
+        let most = match limits.connections_per_client {
+            Some(most) if most >= limits.connections => usize::MAX,
+            Some(most) => most.min(default.max(1)),
+            None => default,
+        };
         let nothing = Demand {
             worker: usize::MAX,
             need: Need::Slot,
@@ -59,7 +64,6 @@ impl Slots {
             connections: Arc::new(Semaphore::new(connections)),
             descriptors: Arc::new(Semaphore::new(descriptors)),
             clients: Clients::new(connections, fraction.max(1), limits.client_networks),
-            // If one client may have all connections, its new connections wait for a slot.
             most: if most < connections { most } else { usize::MAX },
             reports,
             waiting: AtomicUsize::new(0),

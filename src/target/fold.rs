@@ -111,7 +111,7 @@ pub(super) fn name(segment: &str) -> &str {
 
 /// Decodes a path, and folds its characters. An octet that is not UTF-8 becomes U+FFFD.
 fn folded(path: &str) -> String {
-    let octets = octets(path);
+    let octets = octets(path.as_bytes());
     let text = String::from_utf8_lossy(&octets);
     if text.is_ascii() {
         text.to_ascii_lowercase()
@@ -122,8 +122,8 @@ fn folded(path: &str) -> String {
 
 /// Returns the octets of a path. Some apps decode a path that their server has already decoded, so
 /// the path is decoded two times.
-pub(super) fn octets(path: &str) -> Vec<u8> {
-    let once: Vec<u8> = decoded(path.as_bytes()).collect();
+pub(super) fn octets(path: &[u8]) -> Vec<u8> {
+    let once: Vec<u8> = decoded(path).collect();
     decoded(&once).collect()
 }
 

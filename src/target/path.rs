@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::Error;
 use super::byte_set::ByteSet;
-use super::fold::folded_characters;
+use super::fold::{folded_characters, octets};
 
 /// The unreserved characters (RFC 3986 section 2.3).
 static UNRESERVED: ByteSet = ByteSet::alphanumeric_and(b"-._~");
@@ -41,26 +41,27 @@ pub(crate) fn canonical(path: &str) -> Result<Cow<'_, str>, Error> {
 fn is_canonical(path: &[u8]) -> Result<bool, Error> {
     let mut rest = path;
     let mut check = Check::default();
-    let (mut canonical, mut ascii) = (true, true);
+    let (mut canonical, mut plain) = (true, true);
     while let Some((unit, after)) = Unit::first(rest)? {
         check.add(unit.byte)?;
         canonical &= unit.canonical;
-        ascii &= unit.byte.is_ascii();
+        // An app may decode a percent sign a second time.
+        plain &= unit.byte.is_ascii() && unit.byte != b'%';
         rest = after;
     }
     check.finish()?;
-    if !ascii {
+    if !plain {
         check_normal_form(path)?;
     }
     Ok(canonical)
 }
 
-/// Checks a path for an app that normalizes the characters of a decoded path before the app looks
-/// for separators and dot segments. For example, such an app reads `．` as a dot and `／` as a slash.
-/// The argument `path` is the path without its first slash.
+/// Checks a path for an app that decodes a path a second time, or normalizes the characters of a
+/// decoded path, before the app looks for separators and dot segments. For example, such an app reads
+/// `．` as a dot and `／` as a slash. The argument `path` is the path without its first slash.
 #[cold]
 pub(super) fn check_normal_form(path: &[u8]) -> Result<(), Error> {
-    let octets: Vec<u8> = decoded(path).collect();
+    let octets = octets(path);
     let mut check = Check::default();
     for character in folded_characters(&String::from_utf8_lossy(&octets)).chars() {
         check.add(match character {

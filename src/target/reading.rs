@@ -80,7 +80,7 @@ fn may_be_equal(segment: &str, wanted: &str) -> bool {
         known if known.is_ascii() => known,
         _unknown => UNKNOWN,
     };
-    let text: String = octets(segment).into_iter().map(known).collect();
+    let text: String = octets(segment.as_bytes()).into_iter().map(known).collect();
     // All texts that may still follow in the segment.
     let mut rests = BTreeSet::from([wanted]);
     let mut before = ' ';
