@@ -26,12 +26,13 @@ pub(super) struct Bystander {
 
 impl Bystander {
     /// Starts, and waits until the first request was answered. Each request has to end within
-    /// `longest`.
+    /// `longest`. With `repeats`, the user repeats a request if its kept connection was closed without
+    /// an answer, as browsers do (RFC 9112 section 9.3.1).
     pub(super) async fn start(
         door: &Arc<Door>,
         user: &'static str,
         cookie: String,
-        longest: Duration,
+        (longest, repeats): (Duration, bool),
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (count, counted) = watch::channel(0);
@@ -40,6 +41,7 @@ impl Bystander {
             user,
             cookie: cookie.clone(),
             longest,
+            repeats,
             connection: None,
             seen: Seen::default(),
             count,
@@ -85,6 +87,7 @@ struct Visit {
     user: &'static str,
     cookie: String,
     longest: Duration,
+    repeats: bool,
     /// The open connection, if there is one.
     connection: Option<Raw>,
     seen: Seen,
@@ -135,16 +138,21 @@ impl Visit {
 
 /// Sends a request and reads its answer. Returns `None` if there is no answer.
 async fn exchange(visit: &mut Visit, path: &str) -> Option<(Raw, Response)> {
-    let mut connection = match visit.connection.take() {
-        Some(connection) => connection,
-        None => visit.door.connect().await,
-    };
+    if let Some(kept) = visit.connection.take() {
+        let answered = exchange_over(kept, &visit.cookie, path).await;
+        if answered.is_some() || !visit.repeats {
+            return answered;
+        }
+    }
+    exchange_over(visit.door.connect().await, &visit.cookie, path).await
+}
+
+async fn exchange_over(mut connection: Raw, cookie: &str, path: &str) -> Option<(Raw, Response)> {
     connection.forget();
     connection
         .send(format!(
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nCookie: {}\r\n\
-             Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\n\r\n",
-            visit.cookie
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\
+             Sec-Fetch-Site: same-origin\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\n\r\n"
         ))
         .await;
     let response = connection.response("GET").await?;
@@ -170,7 +178,7 @@ mod tests {
         server.answer_by(|request| Answer::ok(&format!("bob {}", request.target())));
         let door = Arc::new(Door::new(server.address(), None));
         let longest = Duration::from_millis(500);
-        let bystander = Bystander::start(&door, "bob", "a=b".to_owned(), longest).await;
+        let bystander = Bystander::start(&door, "bob", "a=b".to_owned(), (longest, false)).await;
         let login = [("Location", "https://id.example.com/authorize")];
         for answer in [
             Answer::with(503, &[], "busy"),
@@ -201,7 +209,7 @@ mod tests {
         server.answer_by(|request| Answer::ok(&format!("bob {}", request.target())));
         let door = Arc::new(Door::new(server.address(), None));
         let longest = Duration::from_secs(5);
-        let bystander = Bystander::start(&door, "bob", "a=b".to_owned(), longest).await;
+        let bystander = Bystander::start(&door, "bob", "a=b".to_owned(), (longest, false)).await;
         door.close();
         server.next(Answer::silence().then_reset());
         server.next(Answer::with(401, &[], "sign in"));

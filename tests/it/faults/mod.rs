@@ -126,6 +126,8 @@ struct Plan {
     without_buffers: bool,
     /// The longest time of a bystander's request, if it is not `LONGEST`.
     longest: Option<Duration>,
+    /// The bystanders repeat a request if the gateway has closed its kept connection.
+    repeats: bool,
     /// The address of the gateway, if it is not `127.0.0.1`. Only the gateway uses this address, so
     /// its port stays free while the gateway is stopped.
     address: Option<&'static str>,
@@ -240,7 +242,8 @@ impl Row {
         for user in ["bob", "carol"] {
             let cookie = row.cookie(user).await;
             let longest = plan.longest.unwrap_or(LONGEST);
-            let bystander = Bystander::start(&row.door, user, cookie, longest).await;
+            let limits = (longest, plan.repeats);
+            let bystander = Bystander::start(&row.door, user, cookie, limits).await;
             row.bystanders.push(bystander);
         }
         row
