@@ -264,14 +264,15 @@ impl Disk {
     fn open_again(&mut self) -> Result<(), Cause> {
         let began = instant();
         match file::open(&self.path) {
-            Ok((database, properties)) => {
+            Ok((database, properties)) if properties.file_id == Some(self.file_id) => {
                 self.commit = properties.commit;
                 self.database = Some(database);
                 self.opening.end();
                 Ok(())
             }
-            Err(error) => {
-                let error: Cause = Arc::new(error);
+            other => {
+                let replaced = FileError::Replaced(self.path.clone());
+                let error: Cause = Arc::new(other.err().unwrap_or(replaced));
                 self.opening.note_failure(began, instant(), &error);
                 Err(error)
             }

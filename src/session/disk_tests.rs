@@ -111,3 +111,19 @@ async fn a_file_that_cannot_be_opened_is_not_opened_again_during_the_pause() {
     disk.opening.end();
     assert!(disk.load(&key).unwrap().is_some());
 }
+
+#[tokio::test]
+async fn another_file_at_the_path_is_not_used() {
+    let ((fixture, key), (other, _other_key)) = (fixture().await, fixture().await);
+    let mut disk = fixture.open_disk();
+    disk.database = None;
+    let away = fixture.file().with_extension("away");
+    std::fs::rename(fixture.file(), &away).unwrap();
+    std::fs::copy(other.file(), fixture.file()).unwrap();
+    assert!(matches!(disk.load(&key), Err(StoreError::Unreadable(_))));
+    disk.opening.end();
+    assert!(disk.commit(&[Change::Remove(key)]).is_err());
+    std::fs::rename(&away, fixture.file()).unwrap();
+    disk.opening.end();
+    assert!(disk.load(&key).unwrap().is_some());
+}

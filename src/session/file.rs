@@ -84,6 +84,9 @@ pub enum FileError {
         .0.display()
     )]
     Locked(PathBuf),
+    /// Another file has replaced the file while the process runs.
+    #[error("{} was replaced by another file; put the file back, or restart Sidegate", .0.display())]
+    Replaced(PathBuf),
     /// A newer version of Sidegate wrote the file.
     #[error(
         "{} was written by a newer Sidegate (format {found}); start that version, or move the file away: \
