@@ -451,8 +451,12 @@ impl ConnectionState {
     }
 
     /// Returns how much of its deadline a connection that waits for its client has used at `now`, in
-    /// thousandths. Returns `None` if the connection does not wait.
+    /// thousandths. Returns `None` if the connection does not wait. A connection whose app still
+    /// reads a request body after a complete answer does not wait.
     pub(super) fn used(&self, now: Instant, deadlines: &Deadlines) -> Option<u128> {
+        if self.dormancy().has_open_body() {
+            return None;
+        }
         let (limit, overdue) = self.limit(deadlines)?;
         // `since` can be up to one sweep too early.
         let waited = now.saturating_duration_since(self.since.get());

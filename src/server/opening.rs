@@ -48,11 +48,14 @@ impl<H: Handler> Worker<H> {
             (false, Some(client)) => self.registry.admit(client),
             (true, _) | (false, None) => Admission::Exempt,
         };
-        if let Admission::Refused = admission {
-            return;
-        }
-        // This call always returns a slot.
-        let Some(slot) = self.registry.slot().await else {
+        let slot = match admission {
+            Admission::Refused => return,
+            // The client has reached its limit. No other client loses a connection for it.
+            Admission::Pending(_) => self.registry.free_slot(peer),
+            // This call always returns a slot.
+            Admission::Counted(_) | Admission::Exempt => self.registry.slot().await,
+        };
+        let Some(slot) = slot else {
             return;
         };
         if let Err(error) = prepare(&stream) {

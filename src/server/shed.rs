@@ -13,7 +13,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -32,7 +32,10 @@ const FRACTION: usize = 64;
 const FRACTION_OF_SWEEP: usize = 8;
 /// The longest time for which a worker waits until another worker has closed a connection.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// The number of times a worker looks in this time whether a client has room.
+/// The longest time for which a worker waits for the slot of a connection that it has closed itself.
+/// The slot is free as soon as the tasks of the worker have run.
+const OWN_PATIENCE: Duration = Duration::from_millis(200);
+/// The number of times a worker looks in [`PATIENCE`] whether a client has room.
 const LOOKS: u32 = 4;
 /// The number of searches between two sweeps for clients that have reached their limit. After these
 /// searches, the new connections of such clients are closed without a search.
@@ -88,10 +91,13 @@ impl Registry {
             return Some(slot);
         }
         if self.slots.clients.is_one_over_share() && !self.asked_in_vain.get() {
-            if self.shed(Need::SlotOfOverShare, FRACTION) == 0 {
+            let patience = if self.shed(Need::SlotOfOverShare, FRACTION) == 0 {
                 self.ask_others(Need::SlotOfOverShare);
-            }
-            if let Ok(slot) = timeout(PATIENCE, self.slots.take()).await {
+                PATIENCE
+            } else {
+                OWN_PATIENCE
+            };
+            if let Ok(slot) = timeout(patience, self.slots.take()).await {
                 return slot;
             }
             self.asked_in_vain.set(true);
@@ -100,6 +106,16 @@ impl Registry {
             self.ask_others(Need::Slot);
         }
         self.slots.take().await
+    }
+
+    /// Returns a slot for a connection of a client that has reached its limit. Refuses the connection
+    /// if no slot is free.
+    pub(super) fn free_slot(&self, peer: SocketAddr) -> Option<Slot> {
+        let slot = self.slots.try_take();
+        if slot.is_none() {
+            self.report(ShedReason::ClientRefused, peer.ip());
+        }
+        slot
     }
 
     /// Closes connections, because the operating system has refused a descriptor. Returns true if

@@ -180,3 +180,17 @@ async fn f_22_connections_and_tunnels_use_no_more_descriptors_than_allowed() {
     assert_eq!(first.rest().await, "");
     drop(busy);
 }
+
+#[tokio::test]
+async fn d_43_the_limit_of_a_client_also_applies_if_descriptors_allow_fewer_connections() {
+    let mut settings = limits(16, 12);
+    settings.limits.descriptors = 8;
+    let mut server = Server::start(settings);
+    let mut busy = Vec::new();
+    for _ in 0..7 {
+        busy.push(server.busy_from(GREEDY).await);
+    }
+    assert_eq!(server.client_from(GREEDY).await.rest().await, "");
+    let mut other = server.client_from(BYSTANDER).await;
+    assert!(other.get("/").await.ends_with("hello"));
+}
