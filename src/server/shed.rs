@@ -191,9 +191,17 @@ impl Registry {
     pub(super) fn shed_in_sweep(&self) {
         self.searches.set(0);
         self.asked_in_vain.set(false);
-        if self.slots.is_wanted() && self.slots.is_full() {
+        if self.slots.is_wanted() && self.slots.is_full() && !self.frees_a_slot() {
             self.shed(Need::Slot, FRACTION_OF_SWEEP);
         }
+    }
+
+    /// Returns true if a connection that this worker has closed is about to end.
+    fn frees_a_slot(&self) -> bool {
+        let connections = self.connections.borrow();
+        connections
+            .values()
+            .any(|state| state.place.is_shed() && state.phase() != Phase::Busy)
     }
 
     /// Closes connections whenever another worker asks.
