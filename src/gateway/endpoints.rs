@@ -241,7 +241,7 @@ impl WorkerSite {
                 see_other(&location, cookies.into_iter().chain(owner))
             }
             Completion::AlreadySignedIn { location, cookies } => {
-                record.reason = Some("already_signed_in");
+                record.reason("already_signed_in");
                 see_other(&location, cookies)
             }
             Completion::Failed(failure) if failure.prompt == Prompt::Silent => {

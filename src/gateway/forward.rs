@@ -1,7 +1,6 @@
 //! Steps 7 and 8 of a request: sends the request to the app, and removes unsafe fields from the
 //! answer.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -40,15 +39,18 @@ type Answer = Response<ResponseBody>;
 /// A boxed future that yields an answer. Most requests do not need a boxed future.
 type BoxedAnswer<'a> = Pin<Box<dyn Future<Output = Response<Body>> + 'a>>;
 
-/// The result of an attempt to forward a request: an answer for the client, or a future that
-/// creates the answer.
-enum ForwardOutcome<'a> {
-    /// The gateway has the answer that it sends to the client.
-    Answered(Response<Body>),
-    /// The answer comes later, because the app has refused the token or because the request takes
-    /// longer than about a second. The future in `Later` sends the request again, starts a login,
-    /// or forwards the answer.
-    Later(BoxedAnswer<'a>),
+/// The reason why the answer to a forwarded request needs a boxed future.
+pub(super) enum Unfinished {
+    /// The request takes longer than about a second.
+    Slow,
+    /// The app has refused the token.
+    Refused(Box<Refused>),
+}
+
+/// An answer by which the app refuses a token.
+pub(super) struct Refused {
+    answer: Answer,
+    refusal: TokenRefusal,
 }
 
 /// A forwarded request that the app has not answered yet.
@@ -80,6 +82,7 @@ pub(super) struct InFlight<'p> {
     /// creates this guard. `None` if the request and its answer can continue after the session has
     /// ended.
     owner: Option<AnswerOwner>,
+    timer: SlowTimer<'p>,
 }
 
 impl Worker {
@@ -138,7 +141,7 @@ impl Worker {
             address,
             streams: grpc == Some(grpc::Protocol::Grpc) && permit.route().speaks_http2(),
         };
-        Step::Sent(InFlight {
+        Step::Sent(Box::new(InFlight {
             answer: permit.exchange(request, client, upgrade, &self.pools),
             client,
             record,
@@ -152,45 +155,44 @@ impl Worker {
             handshake,
             addresses,
             owner: stream.map(|stream| AnswerOwner::Unguarded(stream, target)),
-        })
+            timer: self.streams.slow_timer(),
+        }))
     }
 }
 
 impl<'p> InFlight<'p> {
-    /// Waits for the app's answer. Returns `None` if the request takes longer than about a second
-    /// and `owner` is not `None`.
-    fn poll_answer(
+    /// Waits for the app's answer, and returns the answer for the client. If the result is an error,
+    /// [`InFlight::continue_after`] returns the answer.
+    pub(super) fn poll_answer(
         &mut self,
-        timer: &mut SlowTimer<'_>,
+        worker: &Worker,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Exchange, upstream::Error>>> {
+    ) -> Poll<Result<Response<Body>, Unfinished>> {
         match Pin::new(&mut self.answer).poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Ready(answer) => Poll::Ready(self.outcome(worker, answer)),
             // If `owner` is `None`, neither the end of a session nor new settings end the request,
             // so the request needs no timer.
             Poll::Pending if self.owner.is_none() => Poll::Pending,
-            Poll::Pending => timer.poll(cx).map(|()| None),
+            Poll::Pending => self.timer.poll(cx).map(|()| Err(Unfinished::Slow)),
         }
     }
 
-    /// Waits for the app's answer, and returns the answer for the client. The gateway ends a long
-    /// request when the session of the request ends.
-    pub(super) async fn arrive(&mut self, worker: &'p Worker) -> Response<Body> {
-        let mut timer = worker.streams.slow_timer();
-        let outcome = match poll_fn(|cx| self.poll_answer(&mut timer, cx)).await {
-            Some(answer) => self.outcome(worker, answer),
-            None => ForwardOutcome::Later(self.guarded(worker)),
-        };
-        match outcome {
-            ForwardOutcome::Answered(response) => response,
-            ForwardOutcome::Later(rest) => rest.await,
+    /// Returns the future of the answer, after [`InFlight::poll_answer`] has returned an error.
+    pub(super) fn continue_after(
+        self: Box<Self>,
+        unfinished: Unfinished,
+        worker: &'p Worker,
+    ) -> BoxedAnswer<'p> {
+        match unfinished {
+            Unfinished::Slow => self.guarded(worker),
+            Unfinished::Refused(refused) => self.recover(worker, *refused),
         }
     }
 
     /// Waits for the answer to a request that takes longer than about a second. If the session ends
     /// before the answer begins, the request ends with an error. When the gateway ends the request,
     /// the gateway also ends the client's unfinished upload.
-    fn guarded<'e>(&'e mut self, worker: &'p Worker) -> BoxedAnswer<'e> {
+    fn guarded(mut self: Box<Self>, worker: &'p Worker) -> BoxedAnswer<'p> {
         Box::pin(async move {
             let guard = self.owner.take().map(|owner| match owner {
                 AnswerOwner::Guarded(guard) => guard,
@@ -213,8 +215,8 @@ impl<'p> InFlight<'p> {
                 }
             };
             match self.outcome(worker, answer) {
-                ForwardOutcome::Answered(response) => response,
-                ForwardOutcome::Later(rest) => rest.await,
+                Ok(response) => response,
+                Err(unfinished) => self.continue_after(unfinished, worker).await,
             }
         })
     }
@@ -249,22 +251,27 @@ impl<'p> InFlight<'p> {
         response
     }
 
-    /// Handles the app's answer or error. If the answer refuses the token, the result is a future
-    /// that yields the final answer.
-    fn outcome<'e>(
-        &'e mut self,
-        worker: &'p Worker,
+    /// Handles the app's answer or error.
+    ///
+    /// # Errors
+    ///
+    /// The answer, if it refuses the token.
+    fn outcome(
+        &mut self,
+        worker: &Worker,
         answer: Result<Exchange, upstream::Error>,
-    ) -> ForwardOutcome<'e> {
-        self.record.upstream_answered();
+    ) -> Result<Response<Body>, Unfinished> {
+        let arrived = match &answer {
+            Ok(Exchange::Response(answer)) => answer.body().arrived(),
+            Ok(Exchange::Tunnel(_)) | Err(_) => None,
+        };
+        self.record.upstream_answered(arrived);
         let answer = match answer {
             Ok(Exchange::Response(answer)) => answer,
-            Ok(Exchange::Tunnel(tunnel)) => {
-                return ForwardOutcome::Answered(self.switched(worker, *tunnel));
-            }
+            Ok(Exchange::Tunnel(tunnel)) => return Ok(self.switched(worker, *tunnel)),
             Err(error) => {
                 let error = self.upstream_failure(error);
-                return ForwardOutcome::Answered(self.failed(&error));
+                return Ok(self.failed(&error));
             }
         };
         self.record.informational(answer.extensions());
@@ -274,12 +281,13 @@ impl<'p> InFlight<'p> {
         });
         match refused {
             None => {
-                let response = self.finished(worker, answer);
-                ForwardOutcome::Answered(self.record.answered(response))
+                let mut response = self.finished(worker, answer);
+                self.record.answer(&mut response);
+                Ok(response)
             }
-            Some(refused) => {
+            Some(refusal) => {
                 self.record.not_final();
-                ForwardOutcome::Later(self.recover(worker, answer, refused))
+                Err(Unfinished::Refused(Box::new(Refused { answer, refusal })))
             }
         }
     }
@@ -322,12 +330,8 @@ impl<'p> InFlight<'p> {
 
     /// Answers a request whose token the app refuses: with the app's answer, with the answer to a
     /// second attempt, or with a login.
-    fn recover<'e>(
-        &'e mut self,
-        worker: &'p Worker,
-        answer: Answer,
-        refused: TokenRefusal,
-    ) -> BoxedAnswer<'e> {
+    fn recover(mut self: Box<Self>, worker: &'p Worker, refused: Refused) -> BoxedAnswer<'p> {
+        let Refused { answer, refusal } = refused;
         let (kept, body) = match self.retry_copy.take().map(|retry_copy| *retry_copy) {
             Some(RetryCopy {
                 context,
@@ -341,7 +345,7 @@ impl<'p> InFlight<'p> {
             None => Replayable::No,
         };
         Box::pin(async move {
-            let response = match (refused.recover(replayable).await, kept, body) {
+            let response = match (refusal.recover(replayable).await, kept, body) {
                 (Recovery::Retry(permit), Some((context, head)), Some(body)) => {
                     // Some apps accept only one connection. The first answer is dropped, so that
                     // its connection is free for the second attempt.
@@ -352,19 +356,20 @@ impl<'p> InFlight<'p> {
                         stream.map(|stream| AnswerOwner::Unguarded(stream, context.target));
                     self.record.sending();
                     self.answer = permit.exchange(request, self.client, None, &worker.pools);
-                    return self.arrive(worker).await;
+                    self.timer = worker.streams.slow_timer();
+                    return Step::Sent(self).finish(worker).await;
                 }
                 (Recovery::SignIn(challenge), Some((mut context, head)), _) => {
                     drop(answer);
                     context.parts.headers = head.into_parts().headers;
-                    self.record.reason = Some(challenge.cause.reason());
+                    self.record.reason(challenge.cause.reason());
                     let site = Rc::clone(self.record.site());
                     site.challenge(&context, &challenge).await
                 }
                 (Recovery::Unavailable(unavailable), Some((mut context, head)), _) => {
                     drop(answer);
                     context.parts.headers = head.into_parts().headers;
-                    self.record.reason = Some(unavailable.reason);
+                    self.record.reason(unavailable.reason);
                     let own = self.record.site().own();
                     explain::refused_and_unavailable((&context, own), &unavailable)
                 }

@@ -140,7 +140,7 @@ impl WorkerSite {
         };
         // A signed-in user who reloads the URL of a used ticket needs no new ticket.
         if self.has_session_of(&failure, context).await {
-            record.reason = Some("already_signed_in");
+            record.reason("already_signed_in");
             let location = failure.retry_url(&context.public_url);
             let round = Login::count_round(&context.parts.headers);
             let cookies = failure.cookies.into_iter().chain([round]);
@@ -192,7 +192,7 @@ impl WorkerSite {
             && live.provider() == session.provider()
             && live.opened_at() > session.opened_at()
         {
-            record.reason = Some("already_signed_in");
+            record.reason("already_signed_in");
             return self.login().set_ticket_aside(ticket).await;
         }
         let previous = previous.map(|(key, _session)| key);

@@ -59,11 +59,12 @@ mod unusual_path;
 mod userinfo;
 
 use std::cell::RefCell;
-use std::future::ready;
+use std::future::{pending, ready};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{self, Context, Poll};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -343,7 +344,7 @@ impl Worker {
                 }
                 Decision::Challenge(challenge) => {
                     record.route(&challenge.route, DecisionLabel::Challenge);
-                    record.reason = Some(challenge.cause.reason());
+                    record.reason(challenge.cause.reason());
                     match site.challenge_or_keep(&context, &challenge, body).await {
                         Ok(response) => break response,
                         Err(error) => return record.refused(&error, &context.parts.headers),
@@ -377,16 +378,12 @@ impl Worker {
     }
 }
 
-/// The result of [`Worker::process`] for a request.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the small variant is rare, so a box would cost more than it saves"
-)]
+/// The result of [`Worker::process`] for a request. Every variant contains only a box, because the
+/// step of a request is moved several times.
 enum Step<'a> {
     /// The request was sent on a connection, or waits for a free connection.
-    Sent(InFlight<'a>),
-    /// The remaining work for the request, as a boxed future. If the future were not in a box,
-    /// [`Step`] would be larger, and every request would move more memory.
+    Sent(Box<InFlight<'a>>),
+    /// The remaining work for the request.
     Boxed(Pin<Box<dyn Future<Output = Response<Body>> + 'a>>),
     /// The request waits for its body. The future yields the next step of the request.
     Later(Pin<Box<dyn Future<Output = Self> + 'a>>),
@@ -402,18 +399,39 @@ impl<'a> Step<'a> {
     }
 
     /// Waits for the answer to the request.
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "the future of an `async fn` would hold `self` twice"
-    )]
-    fn finish(mut self, worker: &'a Worker) -> impl Future<Output = Response<Body>> + use<'a> {
-        async move {
-            loop {
-                self = match &mut self {
-                    Self::Boxed(rest) => return rest.await,
-                    Self::Sent(in_flight) => return in_flight.arrive(worker).await,
-                    Self::Later(next) => next.await,
-                };
+    fn finish(self, worker: &'a Worker) -> Finish<'a> {
+        Finish { step: self, worker }
+    }
+}
+
+/// The future of [`Step::finish`]. It is not an `async` block, because each `async` block moves the
+/// answer one more time.
+struct Finish<'a> {
+    step: Step<'a>,
+    worker: &'a Worker,
+}
+
+impl Future for Finish<'_> {
+    type Output = Response<Body>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let worker = self.worker;
+        loop {
+            let unfinished = match &mut self.step {
+                Step::Sent(in_flight) => match in_flight.poll_answer(worker, cx) {
+                    Poll::Ready(Ok(response)) => return Poll::Ready(response),
+                    Poll::Ready(Err(unfinished)) => unfinished,
+                    Poll::Pending => return Poll::Pending,
+                },
+                Step::Boxed(rest) => return rest.as_mut().poll(cx),
+                Step::Later(next) => {
+                    self.step = task::ready!(next.as_mut().poll(cx));
+                    continue;
+                }
+            };
+            let step = std::mem::replace(&mut self.step, Step::boxed(pending()));
+            if let Step::Sent(in_flight) = step {
+                self.step = Step::Boxed(in_flight.continue_after(unfinished, worker));
             }
         }
     }

@@ -64,7 +64,7 @@ impl WorkerSite {
             }
             Decision::Challenge(challenge) => {
                 record.route(&challenge.route, DecisionLabel::Challenge);
-                record.reason = Some(challenge.cause.reason());
+                record.reason(challenge.cause.reason());
                 StatusCode::UNAUTHORIZED
             }
             Decision::Forbid(forbid) => {

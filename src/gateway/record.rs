@@ -42,7 +42,6 @@ pub(super) struct Record {
     version: Version,
     pub(super) route: Option<Rc<Route>>,
     pub(super) decided: DecisionLabel,
-    pub(super) reason: Option<&'static str>,
     /// The time at which the upstream's final answer arrived. The value is `None` if the gateway
     /// itself answers the request.
     answered: Option<Instant>,
@@ -76,7 +75,6 @@ impl Record {
             version: parts.version,
             route: None,
             decided: DecisionLabel::Refuse,
-            reason: None,
             answered: None,
             is_counted: false,
             auth_check: None,
@@ -130,6 +128,13 @@ impl Record {
         }
     }
 
+    /// Records the reason code of the decision or of an error.
+    pub(super) fn reason(&mut self, reason: &'static str) {
+        if let Some(log) = &mut self.log {
+            log.event.reason = Some(reason);
+        }
+    }
+
     /// Records the route of the request and the decision.
     pub(super) fn route(&mut self, route: &Rc<Route>, decided: DecisionLabel) {
         self.route = Some(Rc::clone(route));
@@ -174,8 +179,9 @@ impl Record {
     }
 
     /// Records that the app has answered the request, or that the exchange with the app has failed.
-    pub(super) fn upstream_answered(&mut self) {
-        let now = self.site.clock().instant();
+    /// `now` is the current time. If it is `None`, this function reads the clock.
+    pub(super) fn upstream_answered(&mut self, now: Option<Instant>) {
+        let now = now.unwrap_or_else(|| self.site.clock().instant());
         self.answered = Some(now);
         if let Some(log) = &mut self.log {
             log.upstream_answered(now);
@@ -197,11 +203,17 @@ impl Record {
         self.answered = None;
     }
 
+    /// Records the answer, and returns it for the client.
+    pub(super) fn answered(&mut self, mut response: Response<Body>) -> Response<Body> {
+        self.answer(&mut response);
+        response
+    }
+
     /// Records the answer. Every answer to a client passes through this function.
     #[inline]
-    pub(super) fn answered(&mut self, mut response: Response<Body>) -> Response<Body> {
+    pub(super) fn answer(&mut self, response: &mut Response<Body>) {
         if let Some(check) = self.auth_check {
-            check.word(&mut response);
+            check.word(response);
         }
         let mut status = response.status();
         // Most answers have no extensions, so `remove` is called only if `extensions` is not empty.
@@ -212,7 +224,7 @@ impl Record {
             }
             // The log contains the same reason as the page.
             if let Some(ShownReason(reason)) = extensions.remove() {
-                self.reason = Some(reason);
+                self.reason(reason);
             }
         }
         // The client must get the id that the log contains, even if the app has written another id.
@@ -224,13 +236,12 @@ impl Record {
             log.event.head_duration = Some(duration);
             response.body_mut().log_at_end(log);
         }
-        response
     }
 
     /// Records an error and returns the answer that reports the error. `headers` are the fields of
     /// the request.
     pub(super) fn refused(&mut self, error: &Error, headers: &HeaderMap) -> Response<Body> {
-        self.reason = Some(error.reason());
+        self.reason(error.reason());
         error.log(self.request_id.to_str().unwrap_or_default());
         if error.responsible() == Responsible::Client {
             self.site.metrics().refusal(error.reason());
@@ -256,7 +267,6 @@ impl Record {
         let (event, route) = (&mut log.event, self.route.as_deref());
         event.status = status;
         event.decided = self.decided;
-        event.reason = self.reason;
         event.route = route.map(|route| route.name().into());
         // The access-log event names the upstream only if the upstream has answered or failed.
         let upstream = event.upstream_duration.and(route);
@@ -271,7 +281,7 @@ impl Drop for Record {
         }
         let drained = self.site.has_drain_ended();
         let status = if drained {
-            self.reason = Some(DRAIN);
+            self.reason(DRAIN);
             StatusCode::SERVICE_UNAVAILABLE
         } else {
             // Access logs use 499 if the client has disconnected before the answer.

@@ -57,7 +57,7 @@ impl WorkerSite {
         match self.login().begin(start).await {
             Ok(started) => {
                 record.route(route, DecisionLabel::Challenge);
-                record.reason = Some(first.cause.reason());
+                record.reason(first.cause.reason());
                 Some(see_other(&started.location, started.cookies))
             }
             Err(error) => {
@@ -81,7 +81,7 @@ impl WorkerSite {
         record: &mut Record,
     ) -> Response<Body> {
         let reason = failure.error.reason();
-        record.reason = Some(reason);
+        record.reason(reason);
         self.metrics().login(RESULT, reason);
         let error = chain(&failure.error);
         let id = context.request_id();

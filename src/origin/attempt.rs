@@ -1,14 +1,13 @@
 //! One attempt to send a request and to get its response, on one connection.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::error::Error;
@@ -60,6 +59,7 @@ impl Attempt {
         // section 9.2.2).
         let replayable = connection.used && progress.is_none() && request.method().is_safe();
         connection.traffic.begin(replayable);
+        connection.traffic.awaited().begin(since, progress.as_ref());
         let pending = Box::pin(connection.sender.try_send_request(request));
         Self {
             connection,
@@ -68,35 +68,27 @@ impl Attempt {
         }
     }
 
-    /// Waits for hyper's result. Returns `None` if the time limit `limit` for the response head has
-    /// passed.
-    pub(super) async fn answer(&mut self, limit: Duration) -> Option<Answer> {
-        let Connection {
-            head_timer, since, ..
-        } = &mut *self.connection;
-        let mut late = pin!(head_timer.expired(*since, limit, self.progress.as_ref()));
-        // The answer is polled before the timer, so an answer that arrives exactly at the deadline
-        // is accepted.
-        poll_fn(|cx| match self.pending.as_mut().poll(cx) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending => late.as_mut().poll(cx).map(|()| None),
-        })
-        .await
+    /// Waits for hyper's result.
+    pub(super) async fn answer(&mut self) -> Answer {
+        self.pending.as_mut().await
     }
 
     /// Converts hyper's result into a response. When the body has ended without an error, the
     /// connection is added to the idle connections in `idle`. If `idle` is `None`, the connection
-    /// is closed after the response.
+    /// is closed after the response. `now` is the current time.
     pub(super) fn into_response(
         mut self,
-        answer: Option<Answer>,
+        answer: Answer,
+        now: Instant,
         idle: Option<&Rc<IdleConnections>>,
         stall: Option<Duration>,
     ) -> Result<Response<ResponseBody>, Failed> {
+        let awaited = self.connection.traffic.awaited();
+        awaited.arrived();
         let (mut parts, incoming) = match answer {
-            Some(Ok(response)) => response.into_parts(),
-            Some(Err(refused)) => return Err(self.refused(refused)),
-            None => return Err(self.fail(Error::HeadTimeout)),
+            _ if awaited.is_late() => return Err(self.fail(Error::HeadTimeout)),
+            Ok(response) => response.into_parts(),
+            Err(refused) => return Err(self.refused(refused)),
         };
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(self.fail(Error::UnrequestedUpgrade));
@@ -131,7 +123,7 @@ impl Attempt {
             Some(_) | None => BorrowedConnection::single_use(self.connection),
         };
         let body = ResponseBody::new(
-            Received::Http1(incoming),
+            (Received::Http1(incoming), now),
             Some(borrowed),
             self.progress,
             stall,

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,7 +31,6 @@ pub(super) struct Connection {
     pub(super) sender: SendRequest<Outgoing>,
     _task: AbortOnDrop,
     pub(super) traffic: Rc<Traffic>,
-    pub(super) head_timer: HeadTimer,
     /// The time when the current request began, or when the connection became idle.
     pub(super) since: Instant,
     /// Whether this connection has already carried a request and its response.
@@ -57,6 +56,9 @@ pub(super) struct ReleasedSocket {
 impl Connection {
     /// Opens a connection. The connection keeps the argument `permit` until the socket is closed.
     /// After a 101 response, the task of the connection sends the socket to the channel `switched`.
+    /// The task of the connection closes the connection if the head of a response takes longer than
+    /// `head_limit`.
+    ///
     /// The function `usage` gets a handle that can abort the task of the connection. `usage`
     /// returns the record of the exchanges that use the connection.
     ///
@@ -66,7 +68,7 @@ impl Connection {
     pub(super) async fn open(
         connector: &Connector,
         permit: Permit,
-        clock: &Clock,
+        (clock, head_limit): (&Clock, Duration),
         switched: Option<oneshot::Sender<ReleasedSocket>>,
         usage: impl FnOnce(AbortHandle) -> OpenUsage,
     ) -> Result<Box<Self>, Error> {
@@ -96,10 +98,18 @@ impl Connection {
             // The waker of a task never changes, so one waker is enough for all polls of the
             // connection.
             let mut waker: Option<Waker> = None;
+            let mut timer = HeadTimer::default();
             let ended = poll_fn(|cx| {
                 passing.allow_reads();
                 let waker = waker.get_or_insert_with(|| switch.waker(cx.waker()));
-                Pin::new(&mut connection).poll(&mut Context::from_waker(waker))
+                let cx = &mut Context::from_waker(waker);
+                let ended = Pin::new(&mut connection).poll(cx);
+                let late = passing.awaited().poll_late(&mut timer, head_limit, cx);
+                if late.is_ready() {
+                    Poll::Ready(Ok(()))
+                } else {
+                    ended
+                }
             });
             if let Err(error) = ended.await {
                 tracing::debug!(error = %error, "A connection to an origin ended with an error");
@@ -122,7 +132,6 @@ impl Connection {
             sender,
             _task: AbortOnDrop(task.abort_handle()),
             traffic,
-            head_timer: HeadTimer::default(),
             since: clock.instant(),
             used: false,
             handovers: 0,
@@ -147,7 +156,13 @@ impl Connection {
     /// Returns `true` if the next request can be sent on this connection. The previous request and
     /// its response must have ended, and no further byte may have arrived.
     pub(super) fn is_usable(&self, now: Instant, idle: Duration) -> bool {
-        self.sender.is_ready() && now.saturating_duration_since(self.since) < idle
+        // An addition of times takes fewer instructions than a subtraction.
+        self.is_ready() && self.since.checked_add(idle).is_none_or(|end| now < end)
+    }
+
+    /// Returns `true` if the connection is open and no exchange uses it.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
     }
 }
 

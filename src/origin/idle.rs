@@ -173,10 +173,11 @@ impl IdleConnections {
     /// that request gets the connection. If only a request of another worker waits, the connection
     /// is closed, so that the other worker can open a connection. If [`MAX_HANDOVERS`] requests of
     /// this worker in a row got the connection, a waiting request of another worker has priority.
-    fn put_back(&self, mut connection: Box<Connection>) {
-        connection.since = self.clock.instant();
+    /// `now` is the current time. If it is `None`, this function reads the clock.
+    fn put_back(&self, mut connection: Box<Connection>, now: Option<Instant>) {
+        connection.since = now.unwrap_or_else(|| self.clock.instant());
         connection.usage.end();
-        if !connection.is_usable(connection.since, self.max_idle) {
+        if !connection.is_ready() {
             return;
         }
         // If no waiting request may get the connection now, the connection becomes idle. A later
@@ -338,10 +339,11 @@ impl BorrowedConnection {
     }
 
     /// Puts the connection back into the list of idle connections. Call this function only after
-    /// the response body has ended without an error.
-    pub(super) fn give_back(self) {
+    /// the response body has ended without an error. `now` is the current time, or `None` if the
+    /// caller does not know it.
+    pub(super) fn give_back(self, now: Option<Instant>) {
         if let Some(idle) = self.idle {
-            idle.put_back(self.connection);
+            idle.put_back(self.connection, now);
         }
     }
 }

@@ -183,7 +183,8 @@ impl Shared {
             Granted::Connection(connection) => Ok(connection),
             Granted::Permit(permit) => {
                 let usage = |task| self.idle.add_usage(Resource::Connection(task));
-                Connection::open(&self.connector, permit, &self.clock, None, usage).await
+                let times = (&self.clock, self.times.head);
+                Connection::open(&self.connector, permit, times, None, usage).await
             }
         }
     }
@@ -192,9 +193,9 @@ impl Shared {
     /// more time.
     fn respond(self: Rc<Self>, mut attempt: Attempt, requester: Requester) -> ResponseFuture {
         Box::pin(async move {
-            let Times { head, stall, .. } = self.times;
-            let answer = attempt.answer(head).await;
-            match attempt.into_response(answer, Some(&self.idle), stall) {
+            let answer = attempt.answer().await;
+            let now = self.clock.instant();
+            match attempt.into_response(answer, now, Some(&self.idle), self.times.stall) {
                 Ok(response) => Ok(response),
                 Err(failed) => Box::pin(self.send_again(failed, requester)).await,
             }
@@ -211,10 +212,10 @@ impl Shared {
         tracing::debug!("A connection was stale, so its request is sent on another connection");
         let connection = self.open_or_wait(requester.owner).await?;
         let mut again = Attempt::begin(connection, *request, failed.progress, requester);
-        let Times { head, stall, .. } = self.times;
-        let answer = again.answer(head).await;
+        let answer = again.answer().await;
+        let now = self.clock.instant();
         again
-            .into_response(answer, Some(&self.idle), stall)
+            .into_response(answer, now, Some(&self.idle), self.times.stall)
             // No request is sent a third time.
             .map_err(|failed| failed.error)
     }

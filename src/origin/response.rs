@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::error::Error;
 use super::idle::BorrowedConnection;
@@ -26,6 +26,10 @@ use crate::fields;
 /// closed.
 pub(crate) struct ResponseBody {
     incoming: Received,
+    /// The time when the head of the response arrived. `None` after the first poll of the body. The
+    /// gateway polls the body for the first time immediately after the arrival of the head, so the
+    /// first poll does not have to read the clock.
+    arrived: Option<Instant>,
     borrowed: Option<BorrowedConnection>,
     progress: Option<Rc<UploadProgress>>,
     stall: StallTimer,
@@ -36,22 +40,24 @@ pub(crate) struct ResponseBody {
 impl ResponseBody {
     /// Creates a body. `stall` is the longest allowed pause between two parts of the body. `None`
     /// means no limit. `borrowed` is the connection that returns to the pool at the end of the
-    /// body. If the body comes from an HTTP/2 stream, the argument `borrowed` is `None`.
+    /// body. If the body comes from an HTTP/2 stream, the argument `borrowed` is `None`. The head of
+    /// the response has arrived at the time `now`.
     pub(super) fn new(
-        incoming: Received,
+        (incoming, now): (Received, Instant),
         borrowed: Option<BorrowedConnection>,
         progress: Option<Rc<UploadProgress>>,
         stall: Option<Duration>,
     ) -> Self {
         let mut body = Self {
             incoming,
+            arrived: Some(now),
             borrowed,
             progress,
             stall: StallTimer::new(stall),
             broken: false,
             forwards_trailers: false,
         };
-        body.release_at_end();
+        body.release_at_end(Some(now));
         if let Some(usage) = body.usage() {
             usage.answer();
         }
@@ -82,6 +88,11 @@ impl ResponseBody {
         }
     }
 
+    /// The time when the head of the response arrived, if the body has not been polled yet.
+    pub(crate) fn arrived(&self) -> Option<Instant> {
+        self.arrived
+    }
+
     /// Makes the body yield the trailers that [`fields::outbound_trailers`] allows. By default, the
     /// body drops all trailers. [`DroppedTrailers`] logs a warning for the first dropped trailers
     /// of an origin.
@@ -100,19 +111,20 @@ impl ResponseBody {
             };
             log.map(DroppedTrailers::of_response).unwrap_or_default();
         }
-        self.release();
+        self.release(None);
         (self.forwards_trailers && !trailers.is_empty()).then_some(trailers)
     }
 
-    fn release_at_end(&mut self) {
+    /// Gives the connection back if the body is complete. `now` is the current time, if it is known.
+    fn release_at_end(&mut self, now: Option<Instant>) {
         if self.incoming.is_end_stream() {
-            self.release();
+            self.release(now);
         }
     }
 
-    fn release(&mut self) {
+    fn release(&mut self, now: Option<Instant>) {
         if let Some(borrowed) = self.borrowed.take() {
-            borrowed.give_back();
+            borrowed.give_back(now);
         }
     }
 
@@ -136,6 +148,7 @@ impl Body for ResponseBody {
         if this.broken {
             return Poll::Ready(None);
         }
+        let now = this.arrived.take();
         if let Some(usage) = this.usage() {
             usage.next_requested();
         }
@@ -151,7 +164,7 @@ impl Body for ResponseBody {
                 this.stall.armed = false;
                 match frame.into_data() {
                     Ok(data) => {
-                        this.release_at_end();
+                        this.release_at_end(now);
                         if let Some(usage) = this.usage() {
                             usage.part_handed_over(data.len());
                         }
@@ -173,7 +186,7 @@ impl Body for ResponseBody {
                 this.fail(error)
             }
             Poll::Ready(None) => {
-                this.release();
+                this.release(None);
                 Poll::Ready(None)
             }
             Poll::Pending => {

@@ -104,18 +104,20 @@ impl Shared {
         slot: Permit,
     ) -> Result<Exchange, Error> {
         let (sender, switched) = oneshot::channel();
+        let times = (&self.clock, self.times.head);
         let usage = |_task| self.idle.add_usage(Resource::Tunnel);
         let connection =
-            Connection::open(&self.connector, slot, &self.clock, Some(sender), usage).await?;
+            Connection::open(&self.connector, slot, times, Some(sender), usage).await?;
         let progress = request.body().progress();
         let mut attempt = Attempt::begin(connection, request, progress, requester);
-        let answer = attempt.answer(self.times.head).await;
+        let answer = attempt.answer().await;
         let response = match answer {
-            Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => response,
             other => {
                 // The connection does not return to the pool, because it counts towards the limit
                 // of switched connections, and not towards the limit of the pool.
-                let settled = attempt.into_response(other, None, self.times.stall);
+                let settled =
+                    attempt.into_response(other, self.clock.instant(), None, self.times.stall);
                 return settled
                     .map(Exchange::Response)
                     .map_err(|failed| failed.error);

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::Zeroizing;
 
 use super::connector::Stream;
+use super::head_timer::AwaitedHead;
 use super::saved_head::field;
 
 /// Records what is read and written on a connection for the current request.
@@ -30,6 +31,8 @@ pub(super) struct Traffic {
     /// The status of the first informational (1xx) response that the origin sent before its final
     /// response.
     informational: Cell<Option<StatusCode>>,
+    /// The response head for which the connection waits.
+    awaited: AwaitedHead,
     recording: Cell<bool>,
     /// The bytes of the request head. The gateway wipes the bytes when the response begins, when
     /// the next request begins, or when the connection is dropped.
@@ -44,6 +47,11 @@ impl Traffic {
         self.informational.set(None);
         self.recording.set(record);
         self.wipe_head();
+    }
+
+    /// The response head for which the connection waits.
+    pub(super) fn awaited(&self) -> &AwaitedHead {
+        &self.awaited
     }
 
     /// Allows reads again. The connection's task must call this function at the start of each poll
@@ -108,8 +116,10 @@ impl Traffic {
     /// Wipes the recorded head, because it contains tokens and cookies.
     fn wipe_head(&self) {
         let mut head = self.head.borrow_mut();
-        head.fill(0);
-        head.clear();
+        if !head.is_empty() {
+            head.fill(0);
+            head.clear();
+        }
     }
 }
 

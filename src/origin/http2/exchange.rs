@@ -1,7 +1,7 @@
 //! One request and its response, on one HTTP/2 stream.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -126,8 +126,8 @@ impl Connections {
                     .map_err(Failed::finally)?;
                 // The module `gateway` expects that the version of every response is HTTP/1.1.
                 parts.version = Version::HTTP_11;
-                let body = Received::Http2(Box::new(body));
-                let body = ResponseBody::new(body, None, attempt.progress, self.times.stall);
+                let received = (Received::Http2(Box::new(body)), self.clock.instant());
+                let body = ResponseBody::new(received, None, attempt.progress, self.times.stall);
                 Ok(Response::from_parts(parts, body))
             }
         }
@@ -137,8 +137,7 @@ impl Connections {
     async fn answer(&self, attempt: &mut Attempt) -> Arrived {
         let since = self.clock.instant();
         let mut timer = HeadTimer::default();
-        let late = timer.expired(since, self.times.head, attempt.progress.as_ref());
-        let mut late = pin!(late);
+        let (limit, progress) = (self.times.head, attempt.progress.as_deref());
         let usage = &attempt.slot.usage;
         // The answer is polled first, so an answer that arrives at the deadline is still accepted.
         poll_fn(|cx| match Pin::new(&mut attempt.response).poll(cx) {
@@ -149,7 +148,8 @@ impl Connections {
                 {
                     return Poll::Ready(Arrived::Evicted(eviction));
                 }
-                late.as_mut().poll(cx).map(|()| Arrived::Late)
+                let late = timer.poll(since, limit, progress, cx);
+                late.map(|()| Arrived::Late)
             }
         })
         .await
