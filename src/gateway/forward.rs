@@ -116,8 +116,8 @@ impl Worker {
             Err(error) => return Step::answered(record.refused(&error, &context.parts.headers)),
         };
         let addresses = AnswerAddresses::of(record.site(), permit.route(), &context.public_url);
-        let (trailers, watch) = (context.trailers, body.watch());
-        let address = context.client.address();
+        let (trailers, address) = (context.trailers, context.client.address());
+        let watch = body.watch();
         // The gateway never sends a handshake a second time, so the client gets the app's first
         // answer.
         let sent = match &upgrade {
@@ -134,8 +134,7 @@ impl Worker {
             let request = Request::from_parts(parts, Upload::streaming(body));
             (request, None, target)
         };
-        let stream = permit.answer_stream();
-        let caching = permit.shared_caching();
+        let (stream, caching) = (permit.answer_stream(), permit.shared_caching());
         record.sending();
         let client = RequestClient {
             address,

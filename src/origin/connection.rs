@@ -75,22 +75,8 @@ impl Connection {
         let stream = connector.connect().await?;
         let traffic = Rc::new(Traffic::default());
         let stream = MonitoredStream::new(stream, Rc::clone(&traffic));
-        let limits = connector.answer_limits();
-        let mut builder = http1::Builder::new();
-        if let Some(fields) = limits.unusual_fields() {
-            builder.max_headers(fields);
-        }
-        let (sender, mut connection) = builder
-            // Most requests have no body, so hyper writes only one buffer: the head. For one
-            // buffer, a vectored write is slower than a simple write.
-            .writev(false)
-            .max_buf_size(limits.head_bytes)
-            .title_case_headers(connector.uses_title_case())
-            // A proxy removes white space before the colon of a field (RFC 9112 section 5.1).
-            .allow_spaces_after_header_name_in_responses(true)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(Error::Broken)?;
+        let handshake = builder(connector).handshake(TokioIo::new(stream));
+        let (sender, mut connection) = handshake.await.map_err(Error::Broken)?;
         let passing = Rc::clone(&traffic);
         let wake_switch = WakeSwitch::default();
         let switch = wake_switch.clone();
@@ -137,7 +123,7 @@ impl Connection {
             handovers: 0,
             usage: usage(task.abort_handle()),
             dropped_trailers: Arc::clone(connector.dropped_trailers()),
-            limits,
+            limits: connector.answer_limits(),
             wake_switch,
         }))
     }
@@ -164,6 +150,24 @@ impl Connection {
     pub(super) fn is_ready(&self) -> bool {
         self.sender.is_ready()
     }
+}
+
+/// Returns the builder of hyper's side of a connection.
+fn builder(connector: &Connector) -> http1::Builder {
+    let limits = connector.answer_limits();
+    let mut builder = http1::Builder::new();
+    if let Some(fields) = limits.unusual_fields() {
+        builder.max_headers(fields);
+    }
+    builder
+        // Most requests have no body, so hyper writes only one buffer: the head. For one buffer, a
+        // vectored write is slower than a simple write.
+        .writev(false)
+        .max_buf_size(limits.head_bytes)
+        .title_case_headers(connector.uses_title_case())
+        // A proxy removes white space before the colon of a field (RFC 9112 section 5.1).
+        .allow_spaces_after_header_name_in_responses(true);
+    builder
 }
 
 /// Aborts a task when this guard is dropped. When a [`Connection`] is dropped, this guard aborts

@@ -124,6 +124,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::clock::Clock;
 
     const LIMIT: Duration = Duration::from_secs(5);
 
@@ -151,7 +152,7 @@ mod tests {
                 timer: HeadTimer::default(),
                 task: Arc::default(),
             };
-            scene.head.begin(Instant::now(), None);
+            scene.head.begin(Clock::system().instant(), None);
             scene
         }
 
@@ -186,10 +187,10 @@ mod tests {
         scene.head.arrived();
         assert!(!scene.is_late() && !scene.head.is_late());
         // The next request has the whole time.
-        scene.head.begin(Instant::now(), None);
-        advance(LIMIT - Duration::from_secs(1)).await;
+        scene.head.begin(Clock::system().instant(), None);
+        advance(LIMIT * 4 / 5).await;
         assert!(!scene.is_late());
-        advance(Duration::from_secs(1)).await;
+        advance(LIMIT / 5).await;
         assert!(!scene.is_late());
         assert!(scene.is_late());
     }
@@ -200,7 +201,7 @@ mod tests {
         assert!(!scene.is_late());
         advance(LIMIT / 2).await;
         scene.head.arrived();
-        scene.head.begin(Instant::now(), None);
+        scene.head.begin(Clock::system().instant(), None);
         assert!(!scene.is_late());
         // The timer fires for the first request, and is set for the second.
         advance(LIMIT / 2).await;
