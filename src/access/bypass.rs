@@ -1,7 +1,7 @@
 //! Finds routes that lead to paths of an app that another route protects.
 //!
-//! Without replaced prefixes, the longest prefix decides about a path, so a route cannot lead to a
-//! path that a longer prefix protects. With replaced prefixes, two public paths can be the same path
+//! Without replaced prefixes, the most specific prefix decides about a path, so a route cannot lead to
+//! a path that a more specific prefix protects. With replaced prefixes, two public paths can be the same path
 //! of the app. For example, `/pub` with the app prefix `/` also leads to `/admin` of the app, by
 //! the path `/pub/admin`. The check therefore compares the app prefixes: if the app prefix of one
 //! route covers the app prefix of another route, the first route must not have a less strict rule.
@@ -122,7 +122,7 @@ impl RouteTable {
 impl Route {
     /// Returns true if every request that this route permits would also be permitted by the route
     /// `other`.
-    fn is_as_strict_as(&self, other: &Self) -> bool {
+    pub(super) fn is_as_strict_as(&self, other: &Self) -> bool {
         !other.answer().is_some_and(StaticAnswer::denies)
             && self.admits_only_users_of(other)
             && self.has_guards_of(other)
@@ -198,39 +198,17 @@ fn server(origin: &Origin) -> (String, u16) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::access::route_fixture::{groups, try_table};
 
     const HOSTS: [&str; 3] = ["gw.test", "a.test", "b.test"];
 
     /// The bypasses of a table with these routes. Each text names the open route, the protected
     /// route, the public path and the path of the app.
     fn bypasses(routes: &Value) -> Vec<String> {
-        let app = |name: &str, url: &str| {
-            let settings = serde_json::from_value(json!({ "url": url })).unwrap();
-            let app = Arc::new(Upstream::new(name, &settings).unwrap());
-            (Box::<str>::from(name), app)
-        };
-        let apps = BTreeMap::from([
-            app("app", "http://127.0.0.1:1"),
-            app("below", "http://127.0.0.1:1/admin"),
-            app("other", "http://127.0.0.1:2"),
-            app("localhost", "https://LOCALHOST.:1"),
-            app("every", "http://[::ffff:127.0.0.2]:1"),
-        ]);
-        let routes = routes.as_array().unwrap().iter().cloned().map(|mut route| {
-            let named = route.as_object_mut().unwrap();
-            if !named.contains_key("answer") {
-                named.entry("upstream").or_insert_with(|| json!("app"));
-            }
-            serde_json::from_value(route).unwrap()
-        });
-        let routes = routes.enumerate().collect();
-        let table = RouteTable::new(routes, &apps, &["main", "second"]).unwrap();
+        let table = try_table(routes, &["main", "second"]).unwrap();
         let text = |bypass: Bypass<'_>| {
             let (open, protected) = (bypass.open.name(), bypass.protected.name());
             let app_path = bypass.app_path.as_str();
@@ -245,10 +223,6 @@ mod tests {
     fn replaced(prefix: &str, access: &Value, app_prefix: &str) -> Value {
         let rewrite = json!({ "app_prefix": app_prefix });
         json!({ "prefix": prefix, "access": access, "provider": "main", "rewrite": rewrite })
-    }
-
-    fn groups(names: &[&str]) -> Value {
-        json!({ "any_of": { "groups": names } })
     }
 
     #[test]
@@ -339,7 +313,7 @@ mod tests {
         let everything = replaced("/pub", &open, "/");
         for routes in [
             json!([everything]),
-            // Without a replaced prefix, the longest prefix decides.
+            // Without a replaced prefix, the most specific prefix decides.
             json!([{ "access": "public" }, admins]),
             // Another route protects the public path.
             json!([everything, admins, replaced("/pub/admin", &group, "/admin")]),

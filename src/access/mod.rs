@@ -71,6 +71,8 @@ mod refresh;
 mod report;
 mod rewrite;
 mod route;
+#[cfg(test)]
+mod route_fixture;
 mod route_settings;
 mod route_table;
 mod rule;

@@ -15,7 +15,7 @@ use super::static_answer::StaticAnswer;
 use super::stream::StreamSettings;
 use crate::identity::Claim;
 use crate::session::Session;
-use crate::target::{Forms, Prefix};
+use crate::target::{Forms, Prefix, canonical_authority};
 use crate::upstream::{AppFields, AssertionNames, CredentialSettings, Protocol, Upstream};
 
 /// One route of the table. Each worker has its own copy of the route.
@@ -77,9 +77,12 @@ impl Route {
         providers: Vec<Claim>,
         destination: Destination,
     ) -> Self {
-        // The authority of a target is in lower case.
+        // The authority of a target has one form, so the hosts of the settings get the same form. No
+        // target has a host without this form, and the settings name the gateway's own hosts.
         let hosts = settings.hosts.iter();
-        let hosts: Vec<Box<str>> = hosts.map(|host| host.to_ascii_lowercase().into()).collect();
+        let hosts: Vec<Box<str>> = hosts
+            .map(|host| canonical_authority(host).unwrap_or_else(|_malformed| host.clone()))
+            .collect();
         let credentials = settings.take_credentials();
         let names = AssertionNames::default();
         let is_public = settings.access == Rule::Public;
@@ -336,20 +339,47 @@ impl Route {
         self.effect == Effect::Protects
     }
 
-    pub(super) fn is_for_host(&self, authority: &str) -> bool {
+    /// Whether the route serves this host, which is a canonical authority.
+    pub(crate) fn is_for_host(&self, authority: &str) -> bool {
         self.hosts.is_empty() || self.hosts.iter().any(|host| **host == *authority)
     }
 
     /// Returns true if `self` matches all requests that `other` could match. The gateway tries
-    /// `self` before `other`, so the prefix of `self` is at least as long as the prefix of `other`.
-    /// `self` hides `other` only if both prefixes are spellings of one path, such as `/a/` and
-    /// `/a`.
+    /// `self` before `other`.
     pub(super) fn hides(&self, other: &Self) -> bool {
         let every_host = self.hosts.is_empty();
         let hosts = every_host
             || (!other.hosts.is_empty()
                 && other.hosts.iter().all(|host| self.hosts.contains(host)));
-        hosts && self.protects() && self.prefix.covers(other.prefix.as_str())
+        hosts && self.takes_paths_of(other)
+    }
+
+    /// Returns true if `self` matches all paths for which the operator has written `other`. The
+    /// gateway tries `self` before `other`, so the prefix of `self` is at least as specific. A
+    /// route that protects takes the paths of `other` if both prefixes are spellings of one path,
+    /// such as `/a/` and `/a`. A public route takes only the same prefix.
+    pub(crate) fn takes_paths_of(&self, other: &Self) -> bool {
+        match self.effect {
+            Effect::Opens => self.prefix == other.prefix,
+            Effect::Protects => self.prefix.covers(other.prefix.as_str()),
+        }
+    }
+
+    /// Returns true if `self` would open a path that `other` protects: the prefix of `self` begins
+    /// with the prefix of `other` only in another spelling, and the rule of `self` is not as strict
+    /// as that of `other`. The gateway tries `self` before `other`.
+    pub(super) fn opens_by_spelling(&self, other: &Self) -> bool {
+        other.protects()
+            && other.prefix.begins_in_another_spelling(&self.prefix)
+            && self.shares_host(other)
+            && self.answer().is_none()
+            && !self.is_as_strict_as(other)
+    }
+
+    fn shares_host(&self, other: &Self) -> bool {
+        self.hosts.is_empty()
+            || other.hosts.is_empty()
+            || self.hosts.iter().any(|host| other.hosts.contains(host))
     }
 
     /// Returns true if a request can match both routes: both routes serve the same host, and their

@@ -45,6 +45,14 @@ pub enum RouteError {
     /// Two routes match the same requests.
     #[error("it has the same host and prefix as the route `{0}`; remove one of them")]
     Duplicate(Box<str>),
+    /// The prefix begins with the prefix of another route in another spelling, and an app may read
+    /// both as one path, but the rule of the other route is stricter. The last value is the prefix in
+    /// the spelling of the other route.
+    #[error(
+        "some apps read its paths as paths of the route `{0}`, whose rule is stricter; write the \
+         beginning of the prefix as that route does: `{1}`"
+    )]
+    AnotherSpelling(Box<str>, Box<str>),
     /// Another route is tried first and matches all requests that this route could match.
     #[error("it never matches, because the route `{0}` takes all its requests; remove one of them")]
     Behind(Box<str>),
@@ -72,9 +80,12 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// Builds the table from the routes and their positions in the settings. Routes with longer
-    /// prefixes are tried first. Among routes with equal prefixes, the routes that name a host are
-    /// tried first.
+    /// Builds the table from the routes and their positions in the settings. Routes with more specific
+    /// prefixes ([`Prefix::specificity`]) are tried first. Among equally specific prefixes, the routes
+    /// that name a host are tried first.
+    ///
+    /// No spelling of a prefix opens a path that another route protects: a prefix that begins with the
+    /// prefix of a stricter route only in another spelling is refused.
     ///
     /// # Errors
     ///
@@ -121,13 +132,13 @@ impl RouteTable {
         // The order of the routes matters, because the first route that matches is used.
         routes.sort_by_key(|route| {
             (
-                Reverse(route.prefix().len()),
+                Reverse(route.prefix.specificity()),
                 route.hosts().next().is_none(),
             )
         });
-        let hidden = hidden(&routes);
-        if !hidden.is_empty() {
-            return Err(hidden);
+        let refused = refused(&routes);
+        if !refused.is_empty() {
+            return Err(refused);
         }
         let index = Arc::new(Index::new(&routes));
         Ok(Self { routes, index })
@@ -145,7 +156,7 @@ impl RouteTable {
 
     /// Creates a copy of the table for one worker. Only one worker uses the copy, so the reference
     /// counts of the copy are not atomic.
-    pub(super) fn for_worker(&self) -> WorkerRoutes {
+    pub(crate) fn for_worker(&self) -> WorkerRoutes {
         WorkerRoutes {
             routes: self.routes.iter().cloned().map(Rc::new).collect(),
             index: Arc::clone(&self.index),
@@ -156,16 +167,11 @@ impl RouteTable {
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
     }
-
-    /// Returns the route that serves requests with this authority and this usual path.
-    pub(crate) fn serving(&self, authority: &str, path: &str) -> Option<&Route> {
-        self.iter().find(|route| route.matches(authority, path))
-    }
 }
 
 /// One worker's copy of a [`RouteTable`].
 #[derive(Debug)]
-pub(super) struct WorkerRoutes {
+pub(crate) struct WorkerRoutes {
     routes: Vec<Rc<Route>>,
     index: Arc<Index>,
 }
@@ -203,15 +209,23 @@ impl WorkerRoutes {
 }
 
 /// Returns an error for each route that can never match a request, because an earlier route matches
-/// the same requests. The gateway tries the routes in the order of this list.
-fn hidden(routes: &[Route]) -> Vec<(usize, RouteError)> {
+/// the same requests, and for each route that would open paths of a later route by another spelling.
+/// The gateway tries the routes in the order of this list.
+fn refused(routes: &[Route]) -> Vec<(usize, RouteError)> {
     let routes = routes.iter().enumerate();
-    let hidden = routes.clone().filter_map(|(position, route)| {
+    let refused = routes.clone().filter_map(|(position, route)| {
         let mut before = routes.clone().take(position);
-        let (_, first) = before.find(|(_, first)| first.hides(route))?;
-        Some((route.index(), RouteError::Behind(first.name().into())))
+        let mut after = routes.clone().skip(position);
+        let error = if let Some((_, first)) = before.find(|(_, first)| first.hides(route)) {
+            RouteError::Behind(first.name().into())
+        } else {
+            let (_, stricter) = after.find(|(_, stricter)| route.opens_by_spelling(stricter))?;
+            let (of, own) = (&stricter.prefix, route.prefix());
+            RouteError::AnotherSpelling(stricter.name().into(), of.join(of.rest(own)).into())
+        };
+        Some((route.index(), error))
     });
-    hidden.collect()
+    refused.collect()
 }
 
 /// Returns the accepted providers of a route: the providers in its settings, or all providers.
@@ -253,3 +267,7 @@ fn check_lists(rule: &Rule, providers: &[Claim], chosen: bool) -> Result<(), Rou
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "route_table_tests.rs"]
+mod tests;

@@ -13,7 +13,7 @@ use crate::target::Reading;
 
 impl WorkerRoutes {
     /// Finds the route for requests with this authority and this usual path.
-    pub(super) fn serving(&self, authority: &str, path: &str) -> Option<&Rc<Route>> {
+    pub(crate) fn serving(&self, authority: &str, path: &str) -> Option<&Rc<Route>> {
         if self.is_trivial() {
             return self.get(0);
         }
@@ -70,42 +70,13 @@ impl Route {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
-    use http::Request;
     use serde_json::{Value, json};
 
-    use crate::access::{RouteSettings, RouteTable};
-    use crate::target::Target;
-    use crate::upstream::Upstream;
+    use crate::access::route_fixture::{groups, table};
 
     /// The name of the route that decides about a path. The name is empty if no route decides.
     fn decided(routes: &Value, path: &str) -> String {
-        let app = |name: &str, port: u16| {
-            let url = format!("http://127.0.0.1:{port}");
-            let settings = serde_json::from_value(json!({ "url": url })).unwrap();
-            let app = Arc::new(Upstream::new(name, &settings).unwrap());
-            (Box::<str>::from(name), app)
-        };
-        let apps = BTreeMap::from([app("app", 1), app("other", 2)]);
-        let routes = routes.as_array().unwrap().iter().cloned().map(|mut route| {
-            let named = route.as_object_mut().unwrap();
-            if !named.contains_key("answer") {
-                named.entry("upstream").or_insert_with(|| json!("app"));
-            }
-            serde_json::from_value::<RouteSettings>(route).unwrap()
-        });
-        let table = RouteTable::new(routes.enumerate().collect(), &apps, &["main"]).unwrap();
-        let request = Request::get(path).header("host", "gw.test").body(());
-        let target = Target::from_request(&request.unwrap().into_parts().0).unwrap();
-        let routes = table.for_worker();
-        let route = routes.find(&target);
-        route.map_or_else(String::new, |route| route.name().to_owned())
-    }
-
-    fn groups(names: &[&str]) -> Value {
-        json!({ "any_of": { "groups": names } })
+        crate::access::route_fixture::decided(&table(routes), "gw.test", path)
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl WorkerRoutes {
             if is_certain {
                 belongs = Some(());
             }
-            // An app that reads the path exactly knows no longer prefix for the path.
+            // An app that reads the path exactly knows no more specific prefix for the path.
             if route.is_written(authority, path) {
                 break;
             }

@@ -1,14 +1,10 @@
 //! Tests of the route that decides about a path with unusual forms.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use http::Request;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::access::{RouteSettings, RouteTable};
-use crate::upstream::Upstream;
+use crate::access::route_fixture;
 
 const ALL: [&str; 4] = ["encoded_slash", "empty_segment", "backslash", "non_utf8"];
 
@@ -25,24 +21,11 @@ fn signed_in(prefix: &str) -> Value {
 }
 
 fn for_groups(prefix: &str, groups: &[&str]) -> Value {
-    route(prefix, &json!({"any_of": {"groups": groups}}), &ALL)
+    route(prefix, &route_fixture::groups(groups), &ALL)
 }
 
 fn table(routes: &[Value]) -> WorkerRoutes {
-    let settings = serde_json::from_value(json!({"url": "http://127.0.0.1:1"})).unwrap();
-    let upstreams = ["app", "other"].map(|name| {
-        let upstream = Arc::new(Upstream::new(name, &settings).unwrap());
-        (Box::from(name), upstream)
-    });
-    let settings = routes.iter().map(|route| {
-        let route: RouteSettings = serde_json::from_value(route.clone()).unwrap();
-        route
-    });
-    let settings = settings.enumerate().collect();
-    let upstreams: BTreeMap<_, _> = upstreams.into();
-    RouteTable::new(settings, &upstreams, &["main"])
-        .unwrap()
-        .for_worker()
+    route_fixture::table(&json!(routes)).for_worker()
 }
 
 /// Returns the prefix of the route that decides about the path, or the empty text.

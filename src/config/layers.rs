@@ -10,6 +10,7 @@ use figment::providers::{Env, Format as _, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
+use super::paths::{self, Kind};
 use super::problem::{self, Problems};
 use super::watch::FileVersion;
 use crate::provider::profile;
@@ -159,35 +160,14 @@ impl Source {
     }
 }
 
-/// Puts `folder` before each relative path, also in tables of a list, such as `routes`. A setting
-/// contains a path or a list of paths if its key ends with `file` or `_files`.
+/// Puts `folder` before each relative path.
 fn make_absolute(values: &mut Dict, folder: &Path) {
-    let absolute = |value: &mut Value| {
-        if let Value::String(_, path) = value
-            && !path.is_empty()
-        {
+    paths::for_each(values, &mut |_key, kind, path| match kind {
+        Kind::Folder | Kind::Own | Kind::Public | Kind::Secret if !path.is_empty() => {
             *path = folder.join(&*path).display().to_string();
         }
-    };
-    for (key, value) in values {
-        if let Value::Dict(_, table) = value {
-            make_absolute(table, folder);
-        } else if let Value::Array(_, list) = value
-            && !key.ends_with("_files")
-        {
-            for entry in list {
-                if let Value::Dict(_, table) = entry {
-                    make_absolute(table, folder);
-                }
-            }
-        } else if let Value::Array(_, list) = value
-            && key.ends_with("_files")
-        {
-            list.iter_mut().for_each(absolute);
-        } else if key == "file" || key.ends_with("_file") || key.ends_with("_files") {
-            absolute(value);
-        }
-    }
+        Kind::Folder | Kind::Own | Kind::Public | Kind::Secret | Kind::Address => {}
+    });
 }
 
 /// Returns the values of a source, or an empty table if the source cannot be read.

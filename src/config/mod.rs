@@ -23,6 +23,7 @@ mod login_section;
 mod names;
 mod online;
 mod open_files;
+mod paths;
 mod probes;
 mod problem;
 mod providers;

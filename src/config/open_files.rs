@@ -2,50 +2,22 @@
 //!
 //! The settings never contain secrets, so everybody may read the settings file. Files with secrets
 //! or private keys are for Sidegate alone, and nobody else may change any file that the settings
-//! name.
+//! name, or replace a file or a socket of Sidegate.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use figment::Figment;
-use figment::value::{Dict, Value};
+use figment::value::Dict;
 
+use super::paths::{self, Kind};
 use crate::secret::{Content, Environment, exposures, open_folder};
-
-/// The keys whose files contain a secret or a private key.
-const SECRET: [&str; 9] = [
-    "client_key_file",
-    "client_secret_file",
-    "key_file",
-    "key_files",
-    "password_file",
-    "private_key_file",
-    "sentinel_password_file",
-    "state_key_file",
-    "webhook_key_files",
-];
-
-/// The keys whose files are not secret. A change of one of these files can change whom Sidegate
-/// trusts, or what users see.
-const PUBLIC: [&str; 8] = [
-    "body_file",
-    "ca_file",
-    "certificate_file",
-    "client_cert_file",
-    "jwks_file",
-    "public_key_files",
-    "sentinel_username_file",
-    "username_file",
-];
-
-/// The key of the session file. Sidegate itself sets the permissions of this file.
-const OWN: &str = "file";
 
 /// The variable that Kubernetes sets in each container.
 const IN_POD: &str = "KUBERNETES_SERVICE_HOST";
 
 /// Returns a warning for each file that other users of the machine can use in a way that they should
-/// not, and for each folder in which they can replace such a file. `path` is the settings file.
+/// not, and for each folder in which they can replace a file or a socket. `path` is the settings file.
 ///
 /// In a pod of Kubernetes, there are no warnings. Kubernetes decides about the permissions of the
 /// mounted files, and only the containers of the pod see the files.
@@ -55,8 +27,10 @@ pub(super) fn warnings(path: &Path, settings: &Figment, environment: &Environmen
     }
     let mut found = Found::default();
     found.check("settings file", path, Content::Public);
-    let tree: Dict = settings.extract().unwrap_or_default();
-    found.check_all("", &tree);
+    let mut tree: Dict = settings.extract().unwrap_or_default();
+    paths::for_each(&mut tree, &mut |key, kind, text| {
+        found.check_path(key, text, kind);
+    });
     found.warnings
 }
 
@@ -68,37 +42,21 @@ struct Found {
 }
 
 impl Found {
-    /// Checks all files that a table of the settings names. `above` is the key of the table.
-    fn check_all(&mut self, above: &str, table: &Dict) {
-        for (name, value) in table {
-            let key = match above {
-                "" => name.clone(),
-                above => format!("{above}.{name}"),
-            };
-            self.check_value(&key, name, value);
-        }
-    }
-
-    fn check_value(&mut self, key: &str, name: &str, value: &Value) {
-        match value {
-            Value::Dict(_, table) => self.check_all(key, table),
-            Value::Array(_, list) => {
-                for (index, entry) in list.iter().enumerate() {
-                    self.check_value(&format!("{key}.{index}"), name, entry);
+    fn check_path(&mut self, key: &str, text: &str, kind: Kind) {
+        let path = Path::new(text);
+        match kind {
+            Kind::Secret => self.check(key, path, Content::Secret),
+            Kind::Public => self.check(key, path, Content::Public),
+            Kind::Own => self.check_folder(key, path),
+            Kind::Folder => {
+                self.check_folder(key, path);
+                self.check_folder(key, &path.join("file"));
+            }
+            Kind::Address => {
+                if let Some(path) = text.strip_prefix("unix://") {
+                    self.check_folder(key, Path::new(path));
                 }
             }
-            Value::String(_, path) if SECRET.contains(&name) => {
-                self.check(key, Path::new(path), Content::Secret);
-            }
-            Value::String(_, path) if PUBLIC.contains(&name) => {
-                self.check(key, Path::new(path), Content::Public);
-            }
-            Value::String(_, path) if name == OWN => self.check_folder(key, Path::new(path)),
-            Value::String(..)
-            | Value::Bool(..)
-            | Value::Char(..)
-            | Value::Empty(..)
-            | Value::Num(..) => {}
         }
     }
 

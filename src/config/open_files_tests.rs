@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
@@ -6,7 +5,6 @@ use std::path::Path;
 use figment::providers::{Format as _, Toml};
 
 use super::*;
-use crate::config::layers::DEFAULTS;
 
 /// A folder with a file of this mode.
 fn folder_with(name: &str, mode: u32) -> tempfile::TempDir {
@@ -162,22 +160,52 @@ fn secrets_that_a_container_runtime_has_mounted_cause_no_warning() {
     assert_eq!(warnings_of(folder.path(), &plain, &pod), [""; 0]);
 }
 
-/// Each key with a file is secret or public, so that no new key is forgotten.
+/// A file or a socket of Sidegate itself has the right permissions, but others can replace it.
 #[test]
-fn every_key_with_a_file_is_known() {
-    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
-    let words: BTreeSet<&str> = DEFAULTS.split(|c| !is_part(c)).collect();
-    let of_files = words
-        .iter()
-        .filter(|word| word.ends_with("_file") || word.ends_with("_files"));
-    let mut found = 0;
-    for word in of_files {
-        let known = SECRET.contains(word) || PUBLIC.contains(word);
-        assert!(
-            known || *word == "admin_socket_file" || *word == "_file",
-            "{word}"
+fn t_15_a_folder_in_which_others_can_replace_a_file_of_sidegate_causes_a_warning() {
+    let nobody = Environment::default();
+    for (text, key) in [
+        (
+            "[session]\nstore = { disk.file = '@/here/file' }",
+            "session.store.disk.file",
+        ),
+        (
+            "[operations]\nadmin_socket_file = '@/here/file'",
+            "operations.admin_socket_file",
+        ),
+        ("[server]\nspill_dir = '@/here'", "server.spill_dir"),
+        ("[server]\nspill_dir = '@/here/folder'", "server.spill_dir"),
+        (
+            "[session.store.redis]\nurls = ['unix://@/here/file']",
+            "session.store.redis.urls.0",
+        ),
+    ] {
+        let folder = folder_with("file", 0o644);
+        let here = folder.path().join("here");
+        fs::create_dir_all(here.join("folder")).unwrap();
+        let open = |mode| {
+            fs::set_permissions(&here, Permissions::from_mode(mode)).unwrap();
+            warnings_of(folder.path(), text, &nobody)
+        };
+        assert_eq!(open(0o755), [""; 0], "{text}");
+        assert_eq!(open(0o1777), [""; 0], "{text}");
+        let expected = format!(
+            "{key}: here has the mode 0777, so every user of this machine can replace its files; run \
+             `chmod o-w here`"
         );
-        found += usize::from(known);
+        assert_eq!(open(0o777), [expected], "{text}");
     }
-    assert_eq!(found, SECRET.len() + PUBLIC.len());
+    let folder = folder_with("file", 0o644);
+    let tcp = "[session.store.redis]\nurls = ['redis://@/file']";
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(warnings_of(folder.path(), tcp, &nobody), [""; 0]);
+}
+
+/// Only the whole key shows what a path is.
+#[test]
+fn a_key_with_the_name_of_a_file_in_another_table_causes_no_warning() {
+    let folder = folder_with("file", 0o666);
+    let text = "[upstreams.app]\nfile = '@/file'\nkey_file = '@/file'";
+    let said = warnings_of(folder.path(), text, &Environment::default());
+    assert_eq!(said, [""; 0]);
 }

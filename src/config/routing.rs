@@ -205,7 +205,9 @@ fn note_route(
         | RouteError::UnknownUpstream(_)
         | RouteError::UnusedUpstream => "upstream",
         RouteError::UnknownProvider(_) => "provider",
-        RouteError::Behind(_) | RouteError::Duplicate(_) => "prefix",
+        RouteError::AnotherSpelling(..) | RouteError::Behind(_) | RouteError::Duplicate(_) => {
+            "prefix"
+        }
         RouteError::NothingToEnforce => "enforce",
         RouteError::Answer(error) => &format!("answer.{}", error.key()),
     };
@@ -363,8 +365,8 @@ fn check_fragments(routes: &RouteTable, reader: &mut Reader<'_>) {
 }
 
 /// Refuses three kinds of routes that can never match: a route for a host that the gateway does not
-/// serve, a route below the gateway's own paths, and a route for all hosts if other routes with the
-/// same prefix name every host. Checks nothing if a part of the settings has a problem.
+/// serve, a route below the gateway's own paths, and a route if other routes with the same prefix
+/// name each of its hosts. Checks nothing if a part of the settings has a problem.
 pub(super) fn check_reach(
     urls: &PublicUrls,
     login: &login::Settings,
@@ -403,9 +405,15 @@ pub(super) fn check_reach(
             );
             reader.note(&format!("{key}.prefix"), reason);
         }
-        if route.hosts().next().is_none() && takes_every_host(routes, route, urls) {
-            let reason = "it never matches, because other routes with this prefix name every host \
-                          in public_url; remove it, or the `hosts` of another route";
+        if is_taken(routes, route, urls) {
+            let hosts = match route.hosts().next() {
+                Some(_) => "each of its hosts",
+                None => "every host in public_url",
+            };
+            let reason = format!(
+                "it never matches, because other routes with this prefix name {hosts}; remove it, \
+                 or the `hosts` of another route"
+            );
             reader.note(&format!("{key}.prefix"), reason);
         }
     }
@@ -419,6 +427,8 @@ pub(super) fn check_app_sign_out_reach(
     routes: &RouteTable,
     reader: &mut Reader<'_>,
 ) {
+    // The routes of a worker find the route of a path as for a request.
+    let served = routes.for_worker();
     for route in routes.iter() {
         let Some(path) = route.app_sign_out() else {
             continue;
@@ -428,8 +438,8 @@ pub(super) fn check_app_sign_out_reach(
             continue;
         }
         let is_own = login.own.cover(path) || login.redirection.is_own_path(path);
-        let serving = hosts.iter().filter_map(|host| routes.serving(host, path));
-        let serving: Vec<&Route> = serving.collect();
+        let serving = hosts.iter().filter_map(|host| served.serving(host, path));
+        let serving: Vec<_> = serving.collect();
         let is_reached = serving.iter().any(|other| other.index() == route.index());
         let problem = match serving.first() {
             _ if is_own => "has no effect, because Sidegate itself answers this path".to_owned(),
@@ -444,12 +454,18 @@ pub(super) fn check_app_sign_out_reach(
     }
 }
 
-/// Returns true if the routes with the same prefix as `route` list every host of the gateway.
-fn takes_every_host(routes: &RouteTable, route: &Route, urls: &PublicUrls) -> bool {
-    let same = |other: &&Route| other.prefix().eq_ignore_ascii_case(route.prefix());
-    let named: Vec<&str> = routes.iter().filter(same).flat_map(Route::hosts).collect();
-    let mut listed = urls.listed();
-    !urls.have_wildcard() && listed.all(|url| named.contains(&url.authority()))
+/// Returns true if, at each host of the route, an earlier route takes all its paths.
+fn is_taken(routes: &RouteTable, route: &Route, urls: &PublicUrls) -> bool {
+    let before = routes
+        .iter()
+        .take_while(|other| other.index() != route.index());
+    let taking: Vec<&Route> = before.filter(|other| other.takes_paths_of(route)).collect();
+    let is_taken = |host: &str| taking.iter().any(|other| other.is_for_host(host));
+    if route.hosts().next().is_some() {
+        route.hosts().all(is_taken)
+    } else {
+        !urls.have_wildcard() && urls.listed().all(|url| is_taken(url.authority()))
+    }
 }
 
 /// Refuses a rule that no user can meet, because no accepted provider gives the claims that the

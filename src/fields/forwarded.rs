@@ -26,14 +26,26 @@ const PROXY_FIELDS: [HeaderName; 5] = [
 
 /// The networks of the proxies whose forwarding fields are trusted. By default no network is
 /// trusted.
+///
+/// Some networks contain almost every address ([`TrustedPeers::widest`]). The operator lists them if
+/// only the proxies can connect to the gateway. They show that the peer is a proxy, but they do not
+/// show which addresses in `X-Forwarded-For` are proxies.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct TrustedPeers(Vec<IpNet>);
+pub(crate) struct TrustedPeers {
+    networks: Vec<IpNet>,
+    is_wide: bool,
+}
 
 impl TrustedPeers {
     /// Creates the list of trusted networks. A network of IPv4-mapped IPv6 addresses is handled as
     /// the IPv4 network.
     pub(crate) fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self(networks.into_iter().map(ipv4_network).collect())
+        let mut peers = Self {
+            networks: networks.into_iter().map(ipv4_network).collect(),
+            is_wide: false,
+        };
+        peers.is_wide = peers.widest().is_some();
+        peers
     }
 
     /// Returns a network that is inside these networks and is wider than every private network
@@ -45,25 +57,32 @@ impl TrustedPeers {
             IpNet::V6(network) => network.prefix_len() < 7,
         };
         // Two halves of a network are the whole network.
-        IpNet::aggregate(&self.0).into_iter().find(is_wide)
+        IpNet::aggregate(&self.networks).into_iter().find(is_wide)
     }
 
     /// Returns true if no network is trusted.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.networks.is_empty()
     }
 
     /// Returns the first network that is not inside a network of `other`.
     pub(crate) fn first_outside(&self, other: &Self) -> Option<IpNet> {
-        let is_inside = |inner: &IpNet| other.0.iter().any(|outer| outer.contains(inner));
-        self.0.iter().find(|network| !is_inside(network)).copied()
+        let is_inside = |inner: &IpNet| other.networks.iter().any(|outer| outer.contains(inner));
+        let mut networks = self.networks.iter();
+        networks.find(|network| !is_inside(network)).copied()
     }
 
     /// Returns true if forwarding fields from `address` are trusted. An IPv4-mapped IPv6 address is
     /// handled as the IPv4 address.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        let mut networks = self.networks.iter();
+        networks.any(|network| network.contains(&address))
+    }
+
+    /// Returns true if an address in `X-Forwarded-For` is certainly the address of a proxy.
+    fn knows_proxy(&self, address: IpAddr) -> bool {
+        !self.is_wide && self.contains(address)
     }
 }
 
@@ -167,8 +186,10 @@ impl Client {
     ///
     /// If the peer is not in `trusted`, no forwarding field is read. If the peer is in `trusted`,
     /// the client is the right-most address in `X-Forwarded-For` that is not in `trusted`. If all
-    /// addresses are in `trusted`, the client is the left-most address. If a member of
-    /// `X-Forwarded-For` is not an address, the peer's address is used as the client address.
+    /// addresses are in `trusted`, the client is the left-most address. If `trusted` contains almost
+    /// every address, the client is the right-most address, because only this address certainly comes
+    /// from a proxy. If a member of `X-Forwarded-For` is not an address, the peer's address is used as
+    /// the client address.
     ///
     /// Browsers reach the gateway only at its public URLs, so the public URL decides about the
     /// scheme. A proxy that states another scheme in the last value of `X-Forwarded-Proto` probably
@@ -251,7 +272,7 @@ fn forwarded_chain(headers: &HeaderMap, trusted: &TrustedPeers) -> Option<Vec<Ip
         known.push(address);
         // If the sender at `address` is not trusted, the sender may have invented all addresses to
         // the left of `address`.
-        if !trusted.contains(address) {
+        if !trusted.knows_proxy(address) {
             break;
         }
     }

@@ -8,6 +8,7 @@
 //! | claims | rules and fields of apps that need other claims than the identity has |
 //! | `sid` | the logout at the provider, which names its own session |
 //! | device | the page on which users see and end their own sessions |
+//! | store | the shared store to which the session belongs, so that a copy in another store is refused ([`bound_to`]) |
 //!
 //! The version of a session is one of the first values. A version shows whether a session has
 //! changed since it was read. No value states whether the browser keeps the cookie after it was
@@ -15,7 +16,8 @@
 //!
 //! A newer version of the gateway may encode more values at the end, each with its number, its
 //! length and its bytes. This version keeps these bytes and writes them again with each change of
-//! the session ([`Contents::newer`]).
+//! the session ([`Contents::newer`]). The store is the first of these values, so that a version that
+//! does not know it keeps it.
 
 use postcard::ser_flavors::Size;
 use serde::ser::{SerializeTuple as _, Serializer};
@@ -40,8 +42,47 @@ pub(super) struct Contents {
     pub(super) sid: Option<Box<str>>,
     /// The device with which the user has signed in.
     pub(super) device: Option<Device>,
-    /// The encoded values that only a newer version of the gateway knows.
+    /// The encoded values at the end, each with its number: the store, and values that only a newer
+    /// version of the gateway knows.
     pub(super) newer: Box<[u8]>,
+}
+
+/// Identifies a shared store. Only the replicas of one store have the same identity.
+pub(super) type StoreIdentity = [u8; 16];
+
+/// The number of the value that contains the identity of the store.
+const STORE: u32 = 1;
+
+impl Contents {
+    /// Returns true if the session belongs to this store. Versions of the gateway that did not know
+    /// the identity wrote sessions without it, and such a session belongs to the store in which it
+    /// is.
+    pub(super) fn is_of(&self, store: &StoreIdentity) -> bool {
+        let mut values = numbered(&self.newer);
+        values.all(|(number, value)| number != STORE || value == store)
+    }
+}
+
+/// Returns the values at the end, each with its number.
+fn numbered(mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let (value, rest) = postcard::take_from_bytes::<(u32, &[u8])>(bytes).ok()?;
+        bytes = rest;
+        Some(value)
+    })
+}
+
+/// Returns the encoded contents of a session with the identity of the store to which the session
+/// belongs. Returns `None` if [`encode`] did not create `contents`.
+pub(super) fn bound_to(store: &StoreIdentity, contents: &[u8]) -> Option<Zeroizing<Box<[u8]>>> {
+    let mut contents = decode(contents)?;
+    let own = [(STORE, store.as_slice())];
+    let others = numbered(&contents.newer).filter(|(number, _)| *number != STORE);
+    let values = own.into_iter().chain(others);
+    let encoded = values.map(|value| to_bytes(&value));
+    let encoded: Vec<Vec<u8>> = encoded.collect::<Option<_>>()?;
+    contents.newer = encoded.concat().into();
+    Some(encode(&contents))
 }
 
 /// The encoded form of the contents of a session. If this structure changes, the format of the file

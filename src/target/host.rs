@@ -92,6 +92,16 @@ impl Host {
     }
 }
 
+/// Returns the canonical form of an authority from the settings, which is the form of a target's
+/// authority ([`super::Target::authority`]).
+///
+/// # Errors
+///
+/// [`Error::HostMalformed`].
+pub(crate) fn canonical_authority(text: &str) -> Result<Box<str>, Error> {
+    Host::parse(text.as_bytes()).map(|host| host.authority().into())
+}
+
 /// Performs a quick check. Returns true if the authority is certainly canonical: it has lower-case
 /// labels and no default port. In practice, this function returns true for nearly all authorities.
 /// If this function returns false, [`Host::parse`] parses the authority.

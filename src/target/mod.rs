@@ -38,7 +38,7 @@ use host::Host;
 
 pub(crate) use fold::FoldedPath;
 pub(crate) use forms::{Form, Forms};
-pub(crate) use host::RecentHost;
+pub(crate) use host::{RecentHost, canonical_authority};
 pub use prefix::Prefix;
 pub(crate) use reading::Reading;
 

@@ -29,15 +29,17 @@ impl Prefix {
     ///
     /// # Errors
     ///
-    /// Returns an [`Error`] if `text` is not a valid path for a request, or if a segment has a
-    /// character that some apps read as a slash, such as `／`.
+    /// Returns an [`Error`] if `text` is not a valid path for a request, if a segment has a
+    /// character that some apps read as a slash, such as `／`, or if some apps read a segment as an
+    /// empty segment, such as the last segment of `/a/;x`.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let prefix = Self::new(canonical(text)?.into());
-        let slashes = prefix.folded.matches('/').count();
-        if slashes == prefix.segments().count() {
-            Ok(prefix)
-        } else {
+        if prefix.depth() != prefix.segments().count() {
             Err(Error::HiddenSeparator)
+        } else if prefix.folded_segments().any(str::is_empty) {
+            Err(Error::EmptySegment)
+        } else {
+            Ok(prefix)
         }
     }
 
@@ -103,6 +105,26 @@ impl Prefix {
             Some(byte) if is_certain(byte) => Some(false),
             Some(_) => None,
         }
+    }
+
+    /// Returns how specific the prefix is: the number of its segments, and whether it stands only for
+    /// the paths below. Of two prefixes that cover one path, the prefix with the larger value stands
+    /// for fewer paths. The length of the text does not count, because one segment can have spellings
+    /// of any length.
+    pub(crate) fn specificity(&self) -> (usize, bool) {
+        (self.depth(), self.text.ends_with('/'))
+    }
+
+    /// Returns the number of segments.
+    fn depth(&self) -> usize {
+        self.folded.matches('/').count()
+    }
+
+    /// Returns true if some paths that begin with `below` begin with this prefix only in another
+    /// spelling. For example, `/Admin/x` begins with `/admin` only in another spelling.
+    pub(crate) fn begins_in_another_spelling(&self, below: &Self) -> bool {
+        let matches = || Self::new(self.without_slash().into()).matches(&below.text);
+        self.covers(&below.text) && !matches()
     }
 
     /// Returns true if both prefixes stand for the same paths, in the same or in different
@@ -298,6 +320,17 @@ mod tests {
             "/~me",
         ] {
             assert!(Prefix::try_from(path.to_owned()).is_ok(), "{path}");
+        }
+    }
+
+    /// Some apps leave such a segment out.
+    #[test]
+    fn a_prefix_with_a_segment_without_a_name_is_refused() {
+        for text in ["/;x", "/a/;x", "/a/%20", "/a/...", "/a/%3Bx", "/a/%C2%AD"] {
+            assert_eq!(Prefix::parse(text), Err(Error::EmptySegment), "{text}");
+        }
+        for text in ["/a/", "/a;x", "/a/x;y", "/.a"] {
+            assert!(Prefix::parse(text).is_ok(), "{text}");
         }
     }
 

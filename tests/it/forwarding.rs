@@ -423,6 +423,13 @@ async fn one_warning_names_the_setting_that_would_permit_a_refused_request() {
     let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
     assert!(explained.contains("encoded_slash"), "{explained}");
     assert!(!process.log().contains("routes.allow_in_path"));
+    // No setting permits an unusual path of the gateway itself.
+    let own = "GET /oauth2//sign_in HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let outcome = exchange(process.address(), own.as_bytes(), 1).await;
+    assert_eq!(outcome.statuses(), [400]);
+    let is_refused = |log: &str| log.contains("target_empty_segment");
+    process.wait_for_log(is_refused).await;
+    assert!(!process.log().contains("routes.allow_in_path"));
     let foreign = format!(
         "Cookie: {SESSION}={cookie}\r\nSec-Fetch-Site: cross-site\r\nContent-Length: 0\r\n"
     );

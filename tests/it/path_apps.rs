@@ -4,14 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
-
-use tokio::process::Command;
 
 use crate::support::gateway::{Gateway, Settings};
-use crate::support::program::{Program, installed, project, python};
+use crate::support::program::{Program, peer};
 use crate::support::provider::StandIn;
-use crate::support::raw::{Response, exchange};
+use crate::support::raw::{Response, get};
 use crate::support::scene::ORIGIN;
 
 /// The forms that both routes allow, one list for each gateway. The last list has all forms.
@@ -47,14 +44,6 @@ fn corpus() -> BTreeSet<String> {
     paths
 }
 
-async fn get(address: SocketAddr, path: &str) -> Option<Response> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    exchange(address, request.as_bytes(), 1)
-        .await
-        .responses
-        .pop()
-}
-
 fn is_admin(response: &Response) -> bool {
     response.status() == 200 && response.text().trim() == "admin"
 }
@@ -72,7 +61,7 @@ async fn protects(app: &Program) {
         .unwrap();
     let mut hidden = BTreeSet::new();
     for path in corpus() {
-        if get(direct, &path)
+        if get(direct, &path, "")
             .await
             .is_some_and(|response| is_admin(&response))
         {
@@ -90,7 +79,7 @@ async fn protects(app: &Program) {
     let mut unusual = BTreeSet::new();
     let gateway = start("");
     for path in corpus() {
-        if get(gateway.address(), &path).await.unwrap().status() == 400 {
+        if get(gateway.address(), &path, "").await.unwrap().status() == 400 {
             unusual.insert(path);
         }
     }
@@ -99,7 +88,7 @@ async fn protects(app: &Program) {
         let gateway = start(mode);
         let (mut forwarded, mut protected, mut changed) = (0, 0, 0);
         for path in corpus() {
-            let response = get(gateway.address(), &path).await.unwrap();
+            let response = get(gateway.address(), &path, "").await.unwrap();
             assert!(!is_admin(&response), "{mode}: {path}");
             let unusual = unusual.contains(&path);
             changed += usize::from(unusual && response.status() != 400);
@@ -120,36 +109,7 @@ async fn protects(app: &Program) {
 }
 
 async fn python_app(name: &str) -> Program {
-    let prepare = |_: &Path| {
-        let mut command = python();
-        command.arg(project("tests/peers/path_apps.py")).arg(name);
-        command
-    };
-    Program::start("ready ", prepare).await
-}
-
-async fn node_app(name: &str) -> Program {
-    let prepare = |_: &Path| {
-        let mut command = Command::new(installed(&project("tests/.cache/node/bin/node")));
-        command.arg(project("tests/peers/path_app.mjs")).arg(name);
-        command
-    };
-    Program::start("ready ", prepare).await
-}
-
-async fn tomcat(encoding: &str) -> Program {
-    let libraries = format!("{}/*", project("tests/.cache/spring/lib").display());
-    let prepare = |_: &Path| {
-        let java = Path::new("/usr/lib/jvm/default-java/bin/java");
-        let mut command = Command::new(installed(java));
-        command
-            .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-            .args(["-cp", &libraries])
-            .arg(project("tests/peers/PathApp.java"))
-            .arg(encoding);
-        command
-    };
-    Program::start("ready ", prepare).await
+    peer("path_apps.py", &[name]).await
 }
 
 #[tokio::test]
@@ -179,12 +139,12 @@ async fn p_58_nginx_never_serves_a_protected_path() {
 
 #[tokio::test]
 async fn p_58_node_never_serves_a_protected_path() {
-    protects(&node_app("url").await).await;
-    protects(&node_app("windows").await).await;
+    protects(&peer("path_app.mjs", &["url"]).await).await;
+    protects(&peer("path_app.mjs", &["windows"]).await).await;
 }
 
 #[tokio::test]
 async fn p_58_tomcat_never_serves_a_protected_path() {
-    protects(&tomcat("ISO-8859-1").await).await;
-    protects(&tomcat("UTF-8").await).await;
+    protects(&peer("PathApp.java", &["ISO-8859-1"]).await).await;
+    protects(&peer("PathApp.java", &["UTF-8"]).await).await;
 }

@@ -4,16 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::process::Command;
 
 use crate::support::browser::Browser;
 use crate::support::gateway::{Gateway, Settings};
-use crate::support::program::{Program, installed, project, python};
+use crate::support::program::{Program, peer};
 use crate::support::provider::StandIn;
-use crate::support::raw::{Response, exchange};
+use crate::support::raw::{Response, get};
 use crate::support::scene::{ORIGIN, SESSION, url};
 
 const PROTECTED: &str = "protected";
@@ -131,11 +129,8 @@ fn corpus() -> BTreeSet<String> {
     paths.into_iter().map(encode).collect()
 }
 
-async fn get(address: SocketAddr, path: &str, cookie: &str) -> Response {
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{cookie}Connection: close\r\n\r\n");
-    let mut outcome = exchange(address, request.as_bytes(), 1).await;
-    let answer = outcome.responses.pop();
+async fn ask(address: SocketAddr, path: &str, cookie: &str) -> Response {
+    let answer = get(address, path, cookie).await;
     answer.unwrap_or_else(|| panic!("no answer to {path}"))
 }
 
@@ -150,7 +145,7 @@ async fn direct(app: &Program) -> BTreeMap<String, Response> {
     let address = address.parse().unwrap();
     let mut answers = BTreeMap::new();
     for path in corpus() {
-        let answer = get(address, &path, "").await;
+        let answer = ask(address, &path, "").await;
         answers.insert(path, answer);
     }
     answers
@@ -182,7 +177,7 @@ impl Front {
     }
 
     async fn ask(&self, path: &str) -> Response {
-        get(self.gateway.address(), path, &self.cookie).await
+        ask(self.gateway.address(), path, &self.cookie).await
     }
 }
 
@@ -233,39 +228,7 @@ async fn protects(app: &Program, least: usize) {
 }
 
 async fn python_app(name: &str) -> Program {
-    let prepare = |_: &Path| {
-        let mut command = python();
-        command
-            .arg(project("tests/peers/spelled_apps.py"))
-            .arg(name);
-        command
-    };
-    Program::start("ready ", prepare).await
-}
-
-async fn node_app(name: &str) -> Program {
-    let prepare = |_: &Path| {
-        let mut command = Command::new(installed(&project("tests/.cache/node/bin/node")));
-        command
-            .arg(project("tests/peers/spelled_app.mjs"))
-            .arg(name);
-        command
-    };
-    Program::start("ready ", prepare).await
-}
-
-async fn tomcat() -> Program {
-    let libraries = format!("{}/*", project("tests/.cache/spring/lib").display());
-    let prepare = |_: &Path| {
-        let java = Path::new("/usr/lib/jvm/default-java/bin/java");
-        let mut command = Command::new(installed(java));
-        command
-            .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
-            .args(["-cp", &libraries])
-            .arg(project("tests/peers/SpelledApp.java"));
-        command
-    };
-    Program::start("ready ", prepare).await
+    peer("spelled_apps.py", &[name]).await
 }
 
 #[tokio::test]
@@ -312,11 +275,11 @@ async fn p_62_node_never_serves_a_spelling_of_a_protected_path() {
         ("upper", 30),
         ("compatible", 60),
     ] {
-        protects(&node_app(name).await, least).await;
+        protects(&peer("spelled_app.mjs", &[name]).await, least).await;
     }
 }
 
 #[tokio::test]
 async fn p_62_tomcat_never_serves_a_spelling_of_a_protected_path() {
-    protects(&tomcat().await, 60).await;
+    protects(&peer("SpelledApp.java", &[]).await, 60).await;
 }

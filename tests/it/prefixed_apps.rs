@@ -6,7 +6,7 @@ use crate::support::browser::Browser;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::program::{
-    Program, free_address, installed, project, python, with_errors_in_output,
+    Program, free_address, installed, peer, project, with_errors_in_output,
 };
 use crate::support::provider::StandIn;
 use crate::support::scene::{ORIGIN, url};
@@ -14,11 +14,7 @@ use crate::support::webdriver::Chromium;
 
 /// A Django app, and a gateway with the app at the prefix `/team/notes`.
 async fn notes() -> (Program, StandIn, Gateway) {
-    let app = Program::start("ready ", |_folder| {
-        let mut command = python();
-        command.arg(project("tests/peers/prefix_app.py"));
-        command
-    });
+    let app = peer("prefix_app.py", &[]);
     let (app, provider) = tokio::join!(app, StandIn::start());
     let app_url = format!("http://{}", app.address());
     let route = "[[routes]]\nprefix = \"/team/notes\"\nrewrite.app_prefix = \"/\"\n\

@@ -13,36 +13,15 @@ Listens on a free port of 127.0.0.1 and prints `ready URL`. The answer to a requ
 """
 import functools
 import http.server
-import os
 import pathlib
-import socket
 import sys
 import tempfile
-import time
-import wsgiref.simple_server
 
-
-class Quiet:
-    def log_message(self, *_):
-        pass
-
-
-class WsgiHandler(Quiet, wsgiref.simple_server.WSGIRequestHandler):
-    pass
+from serving import Quiet, ready, serve, serve_django, serve_nginx, serve_starlette
 
 
 class FileHandler(Quiet, http.server.SimpleHTTPRequestHandler):
     pass
-
-
-def ready(port):
-    print(f"ready http://127.0.0.1:{port}", flush=True)
-
-
-def serve(app):
-    server = wsgiref.simple_server.make_server("127.0.0.1", 0, app, handler_class=WsgiHandler)
-    ready(server.server_port)
-    server.serve_forever()
 
 
 def lossy():
@@ -55,23 +34,10 @@ def lossy():
 
 
 def django():
-    from django.conf import settings
-    from django.core.wsgi import get_wsgi_application
-    from django.http import HttpResponse
-    from django.urls import re_path
-
-    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="-", DEBUG=False)
-    global urlpatterns
-    urlpatterns = [
-        re_path("^admin(?:/|$)", lambda _: HttpResponse("admin")),
-        re_path("", lambda _: HttpResponse("other")),
-    ]
-    serve(get_wsgi_application())
+    serve_django("^admin(?:/|$)", "admin")
 
 
 def starlette():
-    import uvicorn
-    from starlette.applications import Starlette
     from starlette.responses import PlainTextResponse
     from starlette.routing import Mount, Route
 
@@ -82,14 +48,11 @@ def starlette():
         return PlainTextResponse("other")
 
     admins = [Route("/", admin), Route("/{rest:path}", admin)]
-    app = Starlette(routes=[
+    serve_starlette([
         Route("/admin", admin),
         Mount("/admin", routes=admins),
         Route("/{rest:path}", other),
     ])
-    listener = socket.create_server(("127.0.0.1", 0))
-    ready(listener.getsockname()[1])
-    uvicorn.Server(uvicorn.Config(app, log_level="critical")).run([listener])
 
 
 def files():
@@ -106,33 +69,7 @@ def files():
 
 
 def nginx():
-    folder = tempfile.mkdtemp()
-    # nginx does not accept port 0. If another program takes the port in the meantime, nginx ends.
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-    folders = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
-    settings = pathlib.Path(folder, "nginx.conf")
-    settings.write_text(
-        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/log; events {{}}\n"
-        f"http {{ access_log off; {folders} server {{ listen 127.0.0.1:{port};\n"
-        "  location = /admin { return 200 admin; }\n"
-        "  location /admin/ { return 200 admin; }\n"
-        "  location / { return 200 other; }\n"
-        "} }\n"
-    )
-    program = "/usr/sbin/nginx"
-    arguments = [program, "-p", folder, "-e", f"{folder}/log", "-c", str(settings)]
-    if os.fork() != 0:
-        os.execv(program, arguments)
-    for _ in range(1000):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            time.sleep(0.01)
-        else:
-            ready(port)
-            return
+    serve_nginx("location = /admin { return 200 admin; }\nlocation /admin/ { return 200 admin; }\n")
 
 
 if __name__ == "__main__":

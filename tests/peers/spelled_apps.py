@@ -14,35 +14,16 @@ below them, is `protected`. The answer to every other request is `other` or an e
 - `normalizing`: an app that normalizes a path (NFKC), and then removes dot segments and empty segments.
 - `nginx`: nginx, whose locations ignore case (`~*`, in UTF-8).
 """
-import os
-import pathlib
 import posixpath
 import re
-import socket
 import sys
-import tempfile
-import time
 import unicodedata
 import urllib.parse
-import wsgiref.simple_server
+
+from serving import serve, serve_django, serve_nginx, serve_starlette
 
 NAMES = ["kiosk", "caf\u00e9"]
 ONE_OF = "|".join(NAMES)
-
-
-class Handler(wsgiref.simple_server.WSGIRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
-def ready(port):
-    print(f"ready http://127.0.0.1:{port}", flush=True)
-
-
-def serve(app):
-    server = wsgiref.simple_server.make_server("127.0.0.1", 0, app, handler_class=Handler)
-    ready(server.server_port)
-    server.serve_forever()
 
 
 def answer(is_protected):
@@ -63,18 +44,7 @@ def compared(convert):
 
 
 def django():
-    from django.conf import settings
-    from django.core.wsgi import get_wsgi_application
-    from django.http import HttpResponse
-    from django.urls import re_path
-
-    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="-", DEBUG=False)
-    global urlpatterns
-    urlpatterns = [
-        re_path(f"^(?i:{ONE_OF})(?:/|$)", lambda _: HttpResponse("protected")),
-        re_path("", lambda _: HttpResponse("other")),
-    ]
-    serve(get_wsgi_application())
+    serve_django(f"^(?i:{ONE_OF})(?:/|$)", "protected")
 
 
 def flask(folds=True):
@@ -103,8 +73,6 @@ def flask_exact():
 
 
 def starlette():
-    import uvicorn
-    from starlette.applications import Starlette
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
 
@@ -114,10 +82,7 @@ def starlette():
         first = request.path_params["rest"].split("/")[0]
         return PlainTextResponse(answer(first.strip().upper() in names))
 
-    app = Starlette(routes=[Route("/{rest:path}", view)])
-    listener = socket.create_server(("127.0.0.1", 0))
-    ready(listener.getsockname()[1])
-    uvicorn.Server(uvicorn.Config(app, log_level="critical")).run([listener])
+    serve_starlette([Route("/{rest:path}", view)])
 
 
 def hfs():
@@ -138,33 +103,7 @@ def normalizing():
 
 
 def nginx():
-    folder = tempfile.mkdtemp()
-    # nginx does not accept port 0. If another program takes the port in the meantime, nginx ends.
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-    folders = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
-    settings = pathlib.Path(folder, "nginx.conf")
-    settings.write_text(
-        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/log; events {{}}\n"
-        f"http {{ access_log off; {folders} server {{ listen 127.0.0.1:{port};\n"
-        f'  location ~* "(*UTF8)^/({ONE_OF})(/|$)" {{ return 200 protected; }}\n'
-        "  location / { return 200 other; }\n"
-        "} }\n",
-        encoding="utf-8",
-    )
-    program = "/usr/sbin/nginx"
-    arguments = [program, "-p", folder, "-e", f"{folder}/log", "-c", str(settings)]
-    if os.fork() != 0:
-        os.execv(program, arguments)
-    for _ in range(1000):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            time.sleep(0.01)
-        else:
-            ready(port)
-            return
+    serve_nginx(f'location ~* "(*UTF8)^/({ONE_OF})(/|$)" {{ return 200 protected; }}\n')
 
 
 if __name__ == "__main__":

@@ -54,6 +54,35 @@ fn h_16_a_trusted_peer_is_trusted_up_to_the_first_untrusted_address() {
     }
 }
 
+/// Only the proxies can connect to the gateway, but nobody knows which addresses of the list are
+/// proxies. A client can send its own list to a proxy that appends to the list.
+#[test]
+fn h_16_if_every_peer_is_trusted_only_the_last_address_counts() {
+    for networks in [
+        &["0.0.0.0/0", "::/0"][..],
+        &["0.0.0.0/1", "128.0.0.0/1", "::/0"],
+        &["10.0.0.0/8", "11.0.0.0/8"],
+    ] {
+        let trusted = TrustedPeers::new(networks.iter().map(|text| parse_network(text).unwrap()));
+        for (list, wanted) in [
+            ("1.2.3.4", "1.2.3.4, 10.0.0.7"),
+            ("6.6.6.6, 1.2.3.4", "1.2.3.4, 10.0.0.7"),
+            ("6.6.6.6, 1.2.3.4, 10.0.0.8", "10.0.0.8, 10.0.0.7"),
+            ("garbage, 10.0.0.8", "10.0.0.8, 10.0.0.7"),
+            ("1.2.3.4, garbage", "10.0.0.7"),
+            ("", "10.0.0.7"),
+        ] {
+            let mut fields = headers(&[("x-forwarded-for", list)]);
+            let peer = Peer::new("10.0.0.7".parse().unwrap());
+            let client = Client::read(&peer, Scheme::Http, &fields, &trusted);
+            client.write(&mut fields, &HeaderValue::from_static("gw.test"));
+            assert_eq!(fields["x-forwarded-for"], wanted, "{networks:?} {list}");
+            let first = wanted.split(',').next().unwrap();
+            assert_eq!(client.address().to_string(), first, "{networks:?} {list}");
+        }
+    }
+}
+
 #[test]
 fn h_16_garbage_in_the_used_part_of_the_list_selects_the_peer() {
     for list in [

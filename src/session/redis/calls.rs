@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::Shared;
 use super::event::{letter, uses_bytes};
 use super::scripts::{END, END_ALL, LIST, OPEN, REPLACE, SWEEP, TOUCH};
-use super::value::{self, Unusable};
+use super::value::{self, Place, Unusable};
+use super::{Shared, identity};
 use crate::clock::Timestamp;
 use crate::session::cache::Event;
 use crate::session::ending::End;
@@ -99,7 +99,11 @@ impl Shared {
         stored: &[u8],
         used: Timestamp,
     ) -> Result<Option<Arc<Stored>>, StoreError> {
-        let (head, session) = match value::open(key, stored, used, &self.keys.load()) {
+        let place = Place {
+            store: &identity(&self.settings),
+            keys: &self.keys.load(),
+        };
+        let (head, session) = match value::open(key, stored, used, place) {
             Ok(opened) => opened,
             Err(unusable) => {
                 self.note_unreadable(&key, unusable);
@@ -179,7 +183,11 @@ impl Shared {
         provider_session: Option<ProviderSessionHash>,
         provider: [u8; 16],
     ) -> Result<Vec<u8>, StoreError> {
-        let sealed = value::seal(session, provider_session, provider, &self.keys.load());
+        let place = Place {
+            store: &identity(&self.settings),
+            keys: &self.keys.load(),
+        };
+        let sealed = value::seal(session, provider_session, provider, place);
         let error = crate::secret::NoRandomness;
         sealed.ok_or_else(|| StoreError::Refused(Arc::new(error)))
     }

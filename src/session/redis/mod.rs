@@ -68,6 +68,7 @@ use crate::secret::random;
 use crate::session::cache::{Eviction, SessionCache};
 use crate::session::groups::digest_of;
 use crate::session::limits::Limits;
+use crate::session::record::StoreIdentity;
 use crate::session::{Registrations, StartError, StoreError, StoreTag};
 
 /// The parts of a replica that do not come from the settings of the store.
@@ -211,11 +212,17 @@ fn new_cache(capacity: u64) -> Arc<SessionCache> {
     Arc::new(SessionCache::new(capacity, Eviction::Keeps, notices))
 }
 
-/// Returns the tag of the store. All replicas of a store compute the same tag.
-fn store_tag(settings: &RedisSettings) -> StoreTag {
+/// Returns the identity of the store, which all replicas of the store compute. The addresses of the
+/// servers do not count, because a store can move to another server.
+fn identity(settings: &RedisSettings) -> StoreIdentity {
     let digest = digest_of(&settings.prefix, &settings.database.to_string());
-    let tag = digest.as_ref().first_chunk();
-    StoreTag::from_bytes(tag.copied().unwrap_or_default())
+    digest.as_ref().first_chunk().copied().unwrap_or_default()
+}
+
+/// Returns the tag of the store, which is the beginning of its identity.
+fn store_tag(settings: &RedisSettings) -> StoreTag {
+    let tag = identity(settings).first_chunk().copied();
+    StoreTag::from_bytes(tag.unwrap_or_default())
 }
 
 impl Shared {

@@ -4,8 +4,18 @@
 //! version of the session (8 bytes), the end of its lifetime (8 bytes), its user (16 bytes), its
 //! session at the provider (16 bytes), and its provider (16 bytes). Numbers are
 //! big-endian, and a missing hash is zero. The encrypted contents follow. The head and the session
-//! key are associated data of the encryption. A value that somebody copies to another session cannot
-//! be decrypted. Somebody who can write to the store can restore an older value of the same session.
+//! key are associated data of the encryption. The encrypted contents contain the identity of the store
+//! ([`record::bound_to`]).
+//!
+//! - A value that somebody copies to another session cannot be decrypted.
+//! - A value that somebody copies to another store with the same encryption keys is refused.
+//! - A value that somebody puts back counts as absent if the name of its provider now belongs to
+//!   another server or client, because the head contains the hash of the provider.
+//! - Somebody who can write to the store can restore an older value of the same session, as long as
+//!   the provider is the same.
+//!
+//! The identity of the store is not a new format. A version of the gateway that does not know the
+//! identity reads the value, and keeps the identity when it writes the session again.
 //!
 //! During an update, replicas of two versions of the gateway share the store. A new format therefore
 //! needs two releases: version N reads the new format and still writes the old format, and version N+1
@@ -18,7 +28,7 @@ use crate::session::SessionKey;
 use crate::session::backend::Loaded;
 use crate::session::groups::ProviderSessionHash;
 use crate::session::index::{Rank, UserHash};
-use crate::session::record;
+use crate::session::record::{self, StoreIdentity};
 use crate::session::registration::ProviderHash;
 use crate::session::stored::Stored;
 
@@ -44,7 +54,7 @@ pub(super) struct Head {
 /// The reason why a value cannot be used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Unusable {
-    /// The value is not the value of this session, or was changed.
+    /// The value is not the value of this session in this store, or was changed.
     Damaged,
     /// A newer version of the gateway has written the value.
     Newer,
@@ -99,12 +109,19 @@ impl Head {
     }
 }
 
+/// The store whose values are encrypted and decrypted.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) store: &'a StoreIdentity,
+    pub(super) keys: &'a KeyRing,
+}
+
 /// Encrypts a session. Returns `None` if no nonce could be generated.
 pub(super) fn seal(
     session: &Stored,
     provider_session: Option<ProviderSessionHash>,
     provider: ProviderHash,
-    keys: &KeyRing,
+    Place { store, keys }: Place<'_>,
 ) -> Option<Vec<u8>> {
     let head = Head {
         version: session.version(),
@@ -114,7 +131,8 @@ pub(super) fn seal(
         provider,
     };
     let head = head.to_bytes();
-    let sealed = keys.seal(&context(session.key(), &head), session.contents());
+    let contents = record::bound_to(store, session.contents())?;
+    let sealed = keys.seal(&context(session.key(), &head), &contents);
     Some([head, sealed.ok()?].concat())
 }
 
@@ -123,7 +141,7 @@ pub(super) fn open(
     key: SessionKey,
     value: &[u8],
     used: Timestamp,
-    keys: &KeyRing,
+    Place { store, keys }: Place<'_>,
 ) -> Result<(Head, Stored), Unusable> {
     let head = Head::read(value)?;
     let (plain, sealed) = value.split_at_checked(HEAD).ok_or(Unusable::Damaged)?;
@@ -133,7 +151,7 @@ pub(super) fn open(
     let opened = keys.open(&context(&key, plain), sealed);
     let contents = opened.and_then(|opened| record::decode(&opened));
     let contents = contents.ok_or(Unusable::Damaged)?;
-    if contents.version != head.version {
+    if contents.version != head.version || !contents.is_of(store) {
         return Err(Unusable::Damaged);
     }
     let loaded = Loaded {
@@ -189,7 +207,12 @@ mod tests {
         let value = bytes(VALUE);
         let fixture = Fixture::memory();
         let used = NOW.plus(std::time::Duration::from_secs(5));
-        let (head, session) = open(key, &value, used, &fixture.ring()).unwrap();
+        // The value has no identity of a store, because the first version did not know it.
+        let place = Place {
+            store: &[7; 16],
+            keys: &fixture.ring(),
+        };
+        let (head, session) = open(key, &value, used, place).unwrap();
         assert_eq!(value.first(), Some(&1));
         assert_eq!((head.version, session.version()), (0, 0));
         assert_eq!(head.provider, provider_hash("op", &[0; 32]));

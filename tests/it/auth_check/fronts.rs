@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use crate::support::gateway::PROGRAM;
-use crate::support::program::{announced, free_address, installed, project};
+use crate::support::program::{self, announced, free_address, installed, project};
 use crate::support::scene::Scene;
 
 /// The address of the proxy in a snippet.
@@ -139,18 +139,7 @@ fn packaged(name: &str) -> PathBuf {
 fn nginx(scene: &Scene, folder: &Path) -> Command {
     let address = address();
     let server = printed("nginx", scene, (LISTEN, &address.to_string()));
-    let folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|name| format!("{name}_temp_path {name};\n"))
-        .concat();
-    let text = format!(
-        "daemon off; master_process off; pid nginx.pid; error_log stderr;\n\
-         events {{ }}\nhttp {{ access_log off;\n{folders}{server}}}\n"
-    );
-    fs::write(folder.join("nginx.conf"), text).unwrap();
-    let program = installed(Path::new("/usr/sbin/nginx")).display();
-    let at = folder.display();
-    let command = format!("{program} -p {at} -e stderr -c nginx.conf");
-    announced(&command, folder, address)
+    program::nginx(&server, folder, address)
 }
 
 fn caddy(scene: &Scene, folder: &Path) -> Command {

@@ -4,7 +4,6 @@
 //! The ingress controller itself does not run here. The tests write the directives that the
 //! controller writes for the annotations, and nginx runs with these directives.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -14,7 +13,7 @@ use super::fronts::snippet;
 use super::{IDENTITY, stopped, streams};
 use crate::support::browser::{Browser, Page};
 use crate::support::browser_request::BrowserRequest;
-use crate::support::program::{Program, announced, free_address, installed, record};
+use crate::support::program::{Program, free_address, nginx, record};
 use crate::support::scene::{ORIGIN, SESSION, Scene, url};
 
 /// A page of the app with a query.
@@ -95,21 +94,12 @@ impl Nginx {
 
 fn command(scene: &Scene, servers: &str, folder: &Path) -> Command {
     let address: SocketAddr = free_address().parse().unwrap();
-    let folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|name| format!("{name}_temp_path {name};\n"))
-        .concat();
     let servers = servers
         .replace("LISTEN", &address.to_string())
         .replace("GATEWAY", &scene.gateway.address().to_string())
         .replace("APP", &scene.app.address().to_string());
-    let text = format!(
-        "daemon off; master_process off; pid nginx.pid; error_log stderr;\nevents {{ }}\n\
-         http {{ access_log off; proxy_buffer_size 32k; proxy_buffers 8 32k;\n{folders}{servers}}}\n"
-    );
-    fs::write(folder.join("nginx.conf"), text).unwrap();
-    let program = installed(Path::new("/usr/sbin/nginx")).display();
-    let command = format!("{program} -p {} -e stderr -c nginx.conf", folder.display());
-    announced(&command, folder, address)
+    let http = format!("proxy_buffer_size 32k; proxy_buffers 8 32k;\n{servers}");
+    nginx(&http, folder, address)
 }
 
 /// A configuration for oauth2-proxy with `auth_request`.

@@ -16,7 +16,7 @@ use serde_json::Value;
 use sidegate::demo::{Demo, ProviderKind, Purpose};
 use tokio::time::timeout;
 
-use crate::support::program::{Program, project, python, record};
+use crate::support::program::{Program, peer, project, python, record};
 use crate::support::scene::Scene;
 use crate::support::upstream::Answer;
 use crate::support::webdriver::Chromium;
@@ -85,14 +85,7 @@ async fn scene_with(app: &Program, prefix: &str) -> Scene {
 
 /// The app `tests/peers/NAME.py`.
 async fn app(name: &str, arguments: &[&str]) -> Program {
-    let prepare = |_: &Path| {
-        let mut command = python();
-        command
-            .arg(project(&format!("tests/peers/{name}.py")))
-            .args(arguments);
-        command
-    };
-    Program::start("ready ", prepare).await
+    peer(&format!("{name}.py"), arguments).await
 }
 
 /// A Jupyter Server with these additional settings.

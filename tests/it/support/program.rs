@@ -39,6 +39,53 @@ pub(crate) fn python() -> Command {
     Command::new(installed(&project("tests/.cache/venv/bin/python")))
 }
 
+/// Node.js.
+fn node() -> Command {
+    Command::new(installed(&project("tests/.cache/node/bin/node")))
+}
+
+/// Java with the libraries of Tomcat.
+fn java() -> Command {
+    let libraries = format!("{}/*", project("tests/.cache/spring/lib").display());
+    let java = Path::new("/usr/lib/jvm/default-java/bin/java");
+    let mut command = Command::new(installed(java));
+    command
+        .args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .args(["-cp", &libraries]);
+    command
+}
+
+/// Starts the app in a file of `tests/peers`. The app prints `ready ADDRESS`.
+pub(crate) async fn peer(file: &str, arguments: &[&str]) -> Program {
+    let path = project("tests/peers").join(file);
+    let prepare = |_: &Path| {
+        let mut command = match file.rsplit('.').next() {
+            Some("mjs") => node(),
+            Some("java") => java(),
+            _ => python(),
+        };
+        command.arg(&path).args(arguments);
+        command
+    };
+    Program::start("ready ", prepare).await
+}
+
+/// nginx with this content of its block `http`, which listens at `address`.
+pub(crate) fn nginx(http: &str, folder: &Path, address: SocketAddr) -> Command {
+    let folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|name| format!("{name}_temp_path {name};\n"))
+        .concat();
+    let text = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log stderr;\n\
+         events {{ }}\nhttp {{ access_log off;\n{folders}{http}}}\n"
+    );
+    fs::write(folder.join("nginx.conf"), text).unwrap();
+    let program = installed(Path::new("/usr/sbin/nginx")).display();
+    let at = folder.display();
+    let command = format!("{program} -p {at} -e stderr -c nginx.conf");
+    announced(&command, folder, address)
+}
+
 /// A command whose errors are part of its standard output, for programs that print their address
 /// as an error.
 pub(crate) fn with_errors_in_output(program: &Path) -> Command {

@@ -222,6 +222,15 @@ pub(crate) async fn tls_over(
     Ok(Wire::new(connector.connect(name, stream).await?))
 }
 
+/// The answer to a GET request on its own connection. `fields` are complete lines. Returns `None` if the
+/// connection ends without an answer.
+pub(crate) async fn get(address: SocketAddr, path: &str, fields: &str) -> Option<Response> {
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{fields}Connection: close\r\n\r\n");
+    let mut outcome = exchange(address, request.as_bytes(), 1).await;
+    outcome.responses.pop()
+}
+
 /// Sends `bytes` on a new connection. Reads until `enough` final responses have arrived, the
 /// gateway closes the connection, or nothing arrives for three seconds.
 pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8], enough: usize) -> Outcome {

@@ -13,6 +13,7 @@ use crate::session::{
 use std::time::Duration;
 
 mod away;
+mod bound;
 mod channels;
 mod moving;
 mod refusals;
