@@ -80,10 +80,10 @@ class Redis:
         names of another session. The allocator of the server rounds the length of a record up to one of few sizes, so
         the copies have records of different lengths. The server doubles its tables from time to time, so the result is
         the mean from half of the copies to all copies."""
-        (record,) = [key for key in self.keys("*{s*") if not key.endswith(b":l")]
-        (index,) = self.keys("*{i1}")
+        (record,) = self.keys("*{1}s*")
+        (index,) = self.keys("*{1}i1")
         length = self.client.call("STRLEN", record)
-        dumps = [(key, self.client.call("DUMP", key)) for key in (*self.keys("*{u*"), *self.keys("*{p*"))]
+        dumps = [(key, self.client.call("DUMP", key)) for key in (*self.keys("*{1}u*"), *self.keys("*{1}p*"))]
         before, lengths, found = self.used_memory(), 0, []
         for number in range(copies):
             # From three quarters of the length to five quarters.
@@ -100,7 +100,7 @@ class Redis:
     @staticmethod
     def another(key):
         """The key for another session, user or session at the provider."""
-        name = key[: key.index(b"{") + 2] + secrets.token_bytes(16) + b"}"
+        name = key[: key.index(b"{1}") + 4] + secrets.token_bytes(16)
         if len(name) != len(key):
             raise Wrong(f"an unexpected key: {key!r}")
         return name

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::backoff::Reason;
-use super::lease_use::{Known, LeaseUse, TIME_TO_SEND, lease_duration, lease_use};
+use super::lease_use::{Known, LeaseUse, Reports, TIME_TO_SEND, lease_duration, lease_use};
 use super::outcome::{Attempt, Outcome};
 use super::refresh::{ALARM_PAUSE, DRAIN_WAIT, Refresher};
 use crate::session::{Lease, Leased, Session, SessionState, StoreError};
@@ -115,15 +115,25 @@ impl Refresher {
             let latest = self.clock().instant().checked_add(TIME_TO_SEND);
             let now = self.clock().now();
             let until = now.plus(lease_duration(call));
+            let connection = self.sessions.connection();
+            let is_connected = || self.sessions.connection() == connection;
             let leased = self.sessions.lease(session.key(), now, until).await?;
             let known = Known {
                 state: session.state(),
-                is_confirmed: self.sessions.is_confirmed(session),
+                reports: if !is_connected() {
+                    Reports::OfOtherConnection
+                } else if self.sessions.is_confirmed(session) {
+                    Reports::Complete
+                } else {
+                    Reports::Uncertain
+                },
                 has_waited,
             };
             let held = match (lease_use(known), leased) {
                 (LeaseUse::BeginAgain, _) => return Ok(LeaseResult::Changed),
-                (LeaseUse::AskStore, Leased::Granted(_)) if self.has_changed(session).await? => {
+                (LeaseUse::AskStore, Leased::Granted(_))
+                    if self.has_changed(session).await? || !is_connected() =>
+                {
                     return Ok(LeaseResult::Changed);
                 }
                 (LeaseUse::AskStore | LeaseUse::Call, Leased::Granted(lease)) => {

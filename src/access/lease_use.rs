@@ -27,8 +27,21 @@ pub(super) enum LeaseUse {
     Call,
     /// Asks the store whether the session has changed.
     AskStore,
-    /// Gives the lease back and begins again, because the session has changed.
+    /// Gives the lease back and begins again, because the session has changed, or because another server may
+    /// answer.
     BeginAgain,
+}
+
+/// Whether a process has got all reports of changes from the store.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Reports {
+    /// No report can be lost.
+    Complete,
+    /// A report may be lost.
+    Uncertain,
+    /// The store has given the lease on another connection than the current one. A server may answer now that lacks
+    /// the latest changes and the lease.
+    OfOtherConnection,
 }
 
 /// What a process knows about a session whose lease it has got.
@@ -36,19 +49,21 @@ pub(super) enum LeaseUse {
 pub(super) struct Known {
     /// The state of the value that the process has read before it asked for the lease.
     pub(super) state: SessionState,
-    /// No report of a change can be lost since the process has read this value.
-    pub(super) is_confirmed: bool,
+    /// The reports of changes since the process has read this value.
+    pub(super) reports: Reports,
     /// Another process had the lease before.
     pub(super) has_waited: bool,
 }
 
 /// Decides what a process does with the lease of a session.
 pub(super) fn lease_use(known: Known) -> LeaseUse {
-    match known.state {
+    match (known.state, known.reports) {
         // The previous holder has replaced the session, so the refresh token may be used up.
-        SessionState::Superseded | SessionState::Ended => LeaseUse::BeginAgain,
+        (SessionState::Superseded | SessionState::Ended, _)
+        | (SessionState::Live, Reports::OfOtherConnection) => LeaseUse::BeginAgain,
         // The previous holder may have stored its result although this process has not learned of it.
-        SessionState::Live if known.has_waited || !known.is_confirmed => LeaseUse::AskStore,
-        SessionState::Live => LeaseUse::Call,
+        (SessionState::Live, Reports::Uncertain) => LeaseUse::AskStore,
+        (SessionState::Live, Reports::Complete) if known.has_waited => LeaseUse::AskStore,
+        (SessionState::Live, Reports::Complete) => LeaseUse::Call,
     }
 }

@@ -414,12 +414,14 @@ impl Provider {
         self.info.load_full().ok_or(NotReady)
     }
 
-    /// Waits for one of the slots for concurrent calls.
-    async fn call_slot(&self, grant: GrantType) -> Result<CallSlot<'_>, TokenCallError> {
-        let slot = self
-            .call_slots
-            .take(grant, self.call_settings.deadline)
-            .await;
+    /// Waits until this replica may make one more call at the same time.
+    async fn call_slot(
+        &self,
+        grant: GrantType,
+        replicas: NonZeroU32,
+    ) -> Result<CallSlot<'_>, TokenCallError> {
+        let patience = self.call_settings.deadline;
+        let slot = self.call_slots.take((grant, replicas), patience).await;
         slot.ok_or(TokenCallError::Busy)
     }
 

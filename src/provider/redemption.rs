@@ -27,7 +27,7 @@ pub struct Redemption<'a> {
     /// The `max_age` of the authorization request, if it differs from the settings. The ID token
     /// must prove that the user has authenticated within this time.
     pub max_age: Option<Duration>,
-    /// The number of processes that share the limit of calls per minute.
+    /// The number of processes that divide the limits of calls to the provider.
     pub replicas: NonZeroU32,
     /// The turn of the code.
     pub turn: CodeTurn,
@@ -35,7 +35,7 @@ pub struct Redemption<'a> {
 
 impl Provider {
     /// Waits until the code of a login may be exchanged. `state` is the fingerprint of the login's
-    /// state, and `replicas` is the number of processes that share the limit of calls per minute.
+    /// state, and `replicas` is the number of processes that divide the limits of calls to the provider.
     ///
     /// # Errors
     ///
@@ -50,7 +50,9 @@ impl Provider {
         replicas: NonZeroU32,
         clock: &Clock,
     ) -> Result<CodeTurn, TokenCallError> {
-        let most = usize::try_from(self.settings.concurrent_calls.get()).unwrap_or(usize::MAX);
+        let concurrent = self.settings.concurrent_calls.get();
+        let own = concurrent.checked_div(replicas.get()).unwrap_or_default();
+        let most = usize::try_from(own.max(1)).unwrap_or(usize::MAX);
         let pace = || {
             let pace = self.limiter.pace(replicas, clock.now());
             let places = pace.places.min(most);
@@ -97,7 +99,8 @@ impl Provider {
         let info = self.info()?;
         // The wait for a slot may be long, so the gateway reads the clock and checks the rate limit
         // after the wait.
-        let _slot = self.call_slot(GrantType::AuthorizationCode).await?;
+        let grant = GrantType::AuthorizationCode;
+        let _slot = self.call_slot(grant, redemption.replicas).await?;
         let requested_at = clock.now();
         self.check_rate(
             (GrantType::AuthorizationCode, redemption.replicas),

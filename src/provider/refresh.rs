@@ -33,7 +33,7 @@ pub struct RefreshRequest<'a> {
     /// The latest time to send the request. After this time, another process may have the right to
     /// refresh the session.
     pub latest: Instant,
-    /// The number of processes that share the limit of calls per minute.
+    /// The number of processes that divide the limits of calls to the provider.
     pub replicas: NonZeroU32,
 }
 
@@ -191,7 +191,9 @@ impl Provider {
         // If the breaker is open, the function returns an error and does not wait for a slot. The
         // breaker may also open during the wait for a slot, so `admit` checks the breaker again.
         self.breaker.check(clock.now()).map_err(breaker_open)?;
-        let _slot = self.call_slot(GrantType::RefreshToken).await?;
+        let _slot = self
+            .call_slot(GrantType::RefreshToken, request.replicas)
+            .await?;
         // The process may also have been stopped for a while.
         if clock.instant() > request.latest {
             return Err(TokenCallError::Busy);

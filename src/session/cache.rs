@@ -290,6 +290,9 @@ pub(super) struct ReadGuard<'a> {
 pub(super) enum Read {
     /// The value of the session that is in the cache now, or `None` if the session does not exist.
     Current(Option<Arc<Stored>>),
+    /// The cache contains a newer version than the store, which has the second version: the store has lost
+    /// a change.
+    StoreIsBehind(Arc<Stored>, u64),
     /// The session changed during the read, so the caller must read the store again.
     Outdated,
 }
@@ -350,13 +353,19 @@ impl ReadGuard<'_> {
             return Read::Outdated;
         }
         let current = match (cache.live(&self.key), session, cache.eviction) {
+            (Some(cached), Some(session), Eviction::Keeps)
+                if cached.version() > session.version() =>
+            {
+                return Read::StoreIsBehind(cached, session.version());
+            }
             // The cache already contains this version of the session.
-            (Some(cached), Some(session), _) if cached.version() >= session.version() => {
+            (Some(cached), Some(session), _) if is_same(&cached, &session) => {
                 cached.note_use_of(&session);
                 cached.confirm(self.generation);
                 Some(cached)
             }
-            // This replica did not learn that another replica has replaced the session.
+            // This replica did not learn that another replica has replaced the session. Or two replicas have
+            // stored different tokens in the same version, because a server of the store had a successor.
             (Some(before), Some(session), _) => {
                 session.confirm(self.generation);
                 cache.sessions.insert(self.key, Arc::clone(&session));
@@ -384,6 +393,11 @@ impl ReadGuard<'_> {
         drop(reads);
         Read::Current(current)
     }
+}
+
+/// Returns true if two values are the same version of a session, with the same contents.
+fn is_same(cached: &Stored, session: &Stored) -> bool {
+    cached.version() == session.version() && cached.contents() == session.contents()
 }
 
 impl Drop for ReadGuard<'_> {

@@ -19,6 +19,11 @@ impl Sessions {
         self.coherence.covers(session.stored(), self.clock.now())
     }
 
+    /// Returns a number that changes with each new connection to a shared store.
+    pub(crate) fn connection(&self) -> u32 {
+        self.coherence.generation()
+    }
+
     /// Returns the current value of a session. The function reads the store only if the cache does
     /// not contain the session or may be out of date.
     ///

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -58,6 +59,12 @@ impl Holder {
     /// Describes a lease whose release the store reports to the cache as a change of the session.
     pub(super) fn silent_until(until: Timestamp) -> Self {
         let released = Box::pin(std::future::pending());
+        Self { until, released }
+    }
+
+    /// Describes a time during which the store gives no lease. The time `until` is the end of `time`.
+    pub(super) fn for_time(time: Duration, until: Timestamp) -> Self {
+        let released = Box::pin(async move { tokio::time::sleep(time).await });
         Self { until, released }
     }
 }
@@ -226,8 +233,6 @@ impl Drop for LocalLease {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::session::fixture::{Fixture, NOW, open, session, tokens};
     use crate::session::{EndReason, Replaced};

@@ -256,10 +256,20 @@ impl Sessions {
                     let session = self.session_of(stored).ok_or(StoreError::Damaged)?;
                     return Ok(Some(Arc::new(session)));
                 }
+                Read::StoreIsBehind(newer, version) => self.bring_back(&newer, version).await?,
                 // The session changed during the read, so the loop reads the session again.
                 Read::Outdated => {}
             }
         }
+    }
+
+    /// Stores a version of a session again that a shared store has lost, for example in a failover. The store
+    /// has the version `version`, whose refresh token may be used up.
+    async fn bring_back(&self, newer: &Stored, version: u64) -> Result<(), StoreError> {
+        let copy = Arc::new(newer.copy());
+        // The next read shows whether another replica was faster.
+        let _result: Replacement = self.store.replace(version, copy).await?;
+        Ok(())
     }
 
     /// Decodes a session, and computes its current limits. Returns `None` if the record has no

@@ -3,8 +3,9 @@
 //! The model has a store with a session and its lease, a provider that rotates refresh tokens, and
 //! two replicas. In each state, the check tries every possible next step: a step of a replica or of
 //! the provider, a step of the clock, and a fault. A replica that is paused is a replica whose steps
-//! come late. The number of faults is limited. The time is not limited, but a state contains only the
-//! times since the last steps and until the next ends, so the number of states is limited.
+//! come late. A fault can be a failover of the store that loses the lease and the last write. The number
+//! of faults is limited. The time is not limited, but a state contains only the times since the last steps
+//! and until the next ends, so the number of states is limited.
 //!
 //! The check is written by hand, and is a search through all states in about a hundred lines. A library
 //! such as `stateright` needs the same model, and brings a web server and an actor system with it.
@@ -22,6 +23,7 @@
 )]
 
 mod explore;
+mod failover;
 mod steps;
 
 use std::time::Duration;
@@ -64,6 +66,10 @@ enum Phase {
     Dead,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each of them is a fact of its own, and the check tries all combinations"
+)]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct Replica {
     phase: Phase,
@@ -72,6 +78,8 @@ struct Replica {
     has_waited: bool,
     /// Whether the replica has got a lease and has not given it back.
     has_lease: bool,
+    /// Whether the store has failed over since the replica has asked for its lease.
+    has_reconnected: bool,
 }
 
 /// A call to the provider. All calls use the refresh token of generation 0.
@@ -100,13 +108,18 @@ struct Stored {
     generation: u8,
 }
 
-/// A write: the version that it replaces, and the generation of the new tokens.
+/// A write: the replica that makes it, the version that it replaces, and the generation of the new tokens.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct Write {
+    from: usize,
     replaces: u8,
     generation: u8,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each of them is a fact of its own, and the check tries all combinations"
+)]
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct State {
     replicas: [Replica; 2],
@@ -125,8 +138,16 @@ struct State {
     newest_at: Option<(usize, u8)>,
     /// The newest tokens may be lost, so that no program could keep the session.
     lost: bool,
+    /// The replica that has made the last write.
+    written_by: Option<usize>,
+    /// The lease and the session that the store has lost in a failover, and the replicas that know them.
+    lost_lease: Option<(usize, u8)>,
+    lost_write: Option<(usize, Stored)>,
+    /// Whether the store gives no lease, because the replicas bring back their changes.
+    brings_back: bool,
     faults: u8,
     kills: u8,
+    failovers: u8,
     wrong: Option<&'static str>,
 }
 
@@ -153,15 +174,24 @@ enum Without {
     SecondRead,
     /// The holder gives the lease back although its tokens are not stored.
     KeptLease,
+    /// After a failover, the store gives leases at once.
+    TimeToRepeat,
+    /// After a failover, no replica takes its lease again.
+    LeaseAgain,
+    /// After a failover, no replica stores its tokens again.
+    TokensAgain,
+    /// A replica uses a lease that it has got from the server before the failover.
+    SameConnection,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Model {
     reuse: Reuse,
     without: Without,
-    /// The numbers of lost messages and of killed replicas.
+    /// The numbers of lost messages, of killed replicas and of failovers that lose changes.
     faults: u8,
     kills: u8,
+    failovers: u8,
     /// Whether replicas and the provider can be paused. If not, time passes only while nothing else
     /// can happen.
     pauses: bool,
@@ -178,6 +208,7 @@ impl State {
             version: 0,
             has_waited: false,
             has_lease: false,
+            has_reconnected: false,
         };
         Self {
             replicas: [replica; 2],
@@ -192,8 +223,13 @@ impl State {
             grant_ended: false,
             newest_at: None,
             lost: false,
+            written_by: None,
+            lost_lease: None,
+            lost_write: None,
+            brings_back: false,
             faults: model.faults,
             kills: model.kills,
+            failovers: model.failovers,
             wrong: None,
         }
     }
@@ -212,6 +248,7 @@ impl State {
     /// The replica gives its lease back, as the script `release` does.
     fn release(&mut self, place: usize) {
         let has_lease = std::mem::take(&mut self.replicas[place].has_lease);
+        self.lost_lease = self.lost_lease.filter(|(holder, _left)| *holder != place);
         if has_lease && self.lease.is_some_and(|(holder, _left)| holder == place) {
             self.lease = None;
         }
@@ -256,6 +293,10 @@ impl State {
             *left -= 1;
         }
         self.lease = self.lease.filter(|(_holder, left)| *left > 0);
+        if let Some((_holder, left)) = &mut self.lost_lease {
+            *left -= 1;
+        }
+        self.lost_lease = self.lost_lease.filter(|(_holder, left)| *left > 0);
         if let Some((_holder, left)) = &mut self.newest_at {
             *left = left.saturating_sub(1);
         }
@@ -272,6 +313,7 @@ impl State {
         if write.generation < stored.generation {
             self.wrong = Some("an older token set has replaced a newer one");
         }
+        self.written_by = Some(write.from);
         self.stored = Some(Stored {
             version: stored.version + 1,
             generation: write.generation,
@@ -304,7 +346,26 @@ fn model(reuse: Reuse, without: Without) -> Model {
         without,
         faults: 2,
         kills: 1,
+        failovers: 0,
         pauses: true,
+    }
+}
+
+fn with_failover(reuse: Reuse, without: Without) -> Model {
+    Model {
+        faults: 0,
+        failovers: 1,
+        ..model(reuse, without)
+    }
+}
+
+#[test]
+fn f_12_no_order_of_steps_around_a_failover_loses_a_session_that_could_continue() {
+    for reuse in [Reuse::EndsGrant, Reuse::IsAccepted] {
+        let checked = check(with_failover(reuse, Without::Nothing));
+        assert_eq!(checked.wrong, None, "{reuse:?}");
+        assert!(checked.states > 10_000, "{reuse:?}: {}", checked.states);
+        println!("{reuse:?}: {} states", checked.states);
     }
 }
 
@@ -344,8 +405,22 @@ fn g_02_the_check_notices_each_protection_that_is_missing() {
         (Without::LookAtTime, Reuse::EndsGrant, again),
         (Without::SecondRead, Reuse::EndsGrant, again),
         (Without::KeptLease, Reuse::EndsGrant, again),
+        (Without::TimeToRepeat, Reuse::EndsGrant, again),
+        (Without::LeaseAgain, Reuse::EndsGrant, again),
+        (Without::TokensAgain, Reuse::EndsGrant, again),
+        (Without::SameConnection, Reuse::EndsGrant, again),
     ] {
-        let checked = check(model(reuse, without));
+        let of_failover = [
+            Without::TimeToRepeat,
+            Without::LeaseAgain,
+            Without::TokensAgain,
+            Without::SameConnection,
+        ];
+        let checked = check(if of_failover.contains(&without) {
+            with_failover(reuse, without)
+        } else {
+            model(reuse, without)
+        });
         let (steps, found) = checked
             .wrong
             .unwrap_or_else(|| panic!("{without:?}: nothing"));

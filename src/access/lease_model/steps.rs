@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Answer, Call, DEADLINE, Model, Phase, Reuse, State, Step, Stored, Without, Write, lease,
 };
-use crate::access::lease_use::{Known, LeaseUse, TIME_TO_SEND, lease_use};
+use crate::access::lease_use::{Known, LeaseUse, Reports, TIME_TO_SEND, lease_use};
 use crate::session::SessionState;
 
 impl Model {
@@ -21,7 +21,7 @@ impl Model {
                         next.kills -= 1;
                         next.loses_newest(place);
                         next.enter(place, Phase::Dead);
-                        next.replicas[place].has_lease = false;
+                        next.release_by_death(place);
                         next.calls.retain_mut(|call| {
                             call.is_awaited &= call.from != place;
                             call.is_awaited || call.answer == Answer::None
@@ -31,6 +31,7 @@ impl Model {
             }
         }
         self.provider_steps(state, &mut steps);
+        self.failover_steps(state, &mut steps);
         if let Some(write) = state.late_write {
             steps.push((
                 "a late write reaches the store",
@@ -81,6 +82,7 @@ impl Model {
                 generation: 0,
             }) => {
                 next.replicas[place].version = version;
+                next.replicas[place].has_reconnected = false;
                 next.enter(place, Phase::AsksForLease { age: 0 });
             }
             Some(_) | None => next.enter(place, Phase::Finished),
@@ -89,6 +91,11 @@ impl Model {
     }
 
     fn asks(self, state: &State, (place, age): (usize, u8), steps: &mut Vec<Step>) {
+        if state.brings_back {
+            let next = state.after(|next| next.enter(place, Phase::Waits { left: 1 }));
+            steps.push(("the store gives no lease after a failover", next));
+            return;
+        }
         if let Some((_holder, left)) = state.lease
             && self.without != Without::Lease
         {
@@ -123,11 +130,15 @@ impl Model {
             None => Some(SessionState::Ended),
         };
         // The report of a change came before the answer with the lease, or its connection was lost.
-        let heard = (changed.unwrap_or(SessionState::Live), true);
-        for (session, is_confirmed) in [heard, (SessionState::Live, false)] {
+        let heard = (changed.unwrap_or(SessionState::Live), Reports::Complete);
+        for (session, reports) in [heard, (SessionState::Live, Reports::Uncertain)] {
             let known = Known {
                 state: session,
-                is_confirmed,
+                reports: if replica.has_reconnected && self.without != Without::SameConnection {
+                    Reports::OfOtherConnection
+                } else {
+                    reports
+                },
                 has_waited: replica.has_waited,
             };
             let asks_store = self.without != Without::SecondRead && changed.is_some();
@@ -209,6 +220,7 @@ impl Model {
 
     fn stores(self, state: &State, place: usize, generation: u8, steps: &mut Vec<Step>) {
         let write = Write {
+            from: place,
             replaces: state.replicas[place].version,
             generation,
         };

@@ -167,11 +167,11 @@ pub struct Settings {
     pub signed_out_answers: Vec<SignedOutPattern>,
     /// The maximum number of token requests in any minute. The gateway does not spread the token
     /// requests evenly over the minute. A fifth of these token requests is reserved for logins.
-    /// Default: 600.
+    /// Replicas that share a session store divide the number. Default: 600.
     #[serde(default = "calls_per_minute")]
     pub token_calls_per_minute: NonZeroU32,
     /// The maximum number of concurrent calls to the provider. A fifth of the calls is reserved for
-    /// logins. Default: 64.
+    /// logins. Replicas that share a session store divide the number. Default: 64.
     #[serde(default = "concurrent_calls")]
     pub concurrent_calls: NonZeroU32,
     /// The time limit of one call in seconds, from the connection attempt to the last byte.

@@ -435,13 +435,15 @@ async fn d_25_a_call_that_waits_too_long_for_a_slot_fails_temporarily() {
     let provider = files.provider("oauth2", "https://id.example", &text);
     let (one, _two) = (
         provider
-            .call_slot(GrantType::AuthorizationCode)
+            .call_slot(GrantType::AuthorizationCode, NonZeroU32::MIN)
             .await
             .unwrap(),
-        provider.call_slot(GrantType::AuthorizationCode).await,
+        provider
+            .call_slot(GrantType::AuthorizationCode, NonZeroU32::MIN)
+            .await,
     );
     let error = provider
-        .call_slot(GrantType::AuthorizationCode)
+        .call_slot(GrantType::AuthorizationCode, NonZeroU32::MIN)
         .await
         .map(drop)
         .unwrap_err();
@@ -451,7 +453,7 @@ async fn d_25_a_call_that_waits_too_long_for_a_slot_fails_temporarily() {
     drop(one);
     assert!(
         provider
-            .call_slot(GrantType::AuthorizationCode)
+            .call_slot(GrantType::AuthorizationCode, NonZeroU32::MIN)
             .await
             .is_ok()
     );

@@ -16,6 +16,7 @@ pub(super) struct Alarm {
     is_down: AtomicBool,
     is_refused: AtomicBool,
     has_no_count: AtomicBool,
+    has_no_name: AtomicBool,
     clock_differs: EventLimiter,
     unreadable: EventLimiter,
     refused_commands: EventLimiter,
@@ -27,6 +28,7 @@ impl Default for Alarm {
             is_down: AtomicBool::new(false),
             is_refused: AtomicBool::new(false),
             has_no_count: AtomicBool::new(false),
+            has_no_name: AtomicBool::new(false),
             clock_differs: EventLimiter::new(Duration::from_mins(1)),
             unreadable: EventLimiter::new(Duration::from_mins(1)),
             refused_commands: EventLimiter::new(Duration::from_mins(1)),
@@ -72,6 +74,18 @@ impl Alarm {
                 error,
                 "The session store does not count the replicas; this replica makes calls to \
                  providers as if it were the only one"
+            );
+        }
+    }
+
+    /// Reports that the server does not say who it is. The log contains this event once.
+    pub(super) fn server_unknown(&self) {
+        if !self.has_no_name.swap(true, Ordering::Relaxed) {
+            let reason = "store_server_unknown";
+            tracing::warn!(
+                reason,
+                "The user of the session store may not use INFO; after a failover, a refresh token can be \
+                 used twice"
             );
         }
     }

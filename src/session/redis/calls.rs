@@ -38,7 +38,7 @@ pub(super) fn score(at: Timestamp) -> u64 {
     at.as_millis().min(LARGEST_SCORE)
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -144,26 +144,7 @@ impl Shared {
         };
         let provider = provider_hash(name, &opening.registration);
         let sealed = self.seal(&session, opening.provider_session, provider)?;
-        let opened_at = session.last_used();
-        let mut command = self.names.call(OPEN);
-        command
-            .arg(session.key().as_bytes().as_slice())
-            .arg(sealed)
-            .arg(lifetime(&session, opened_at))
-            .arg(score(opened_at))
-            .arg(score(session.ends_at()))
-            .arg(opening.per_person)
-            .arg(self.server_time(opening.begun_at))
-            .arg(&[letter(EndReason::Replaced)])
-            .arg(&[letter(EndReason::Evicted)]);
-        let groups: Vec<_> = opening.groups(&session).collect();
-        command.arg(groups.len());
-        for group in &groups {
-            command.arg(group_bytes(group));
-        }
-        for replaced in &opening.replaces {
-            command.arg(replaced.as_bytes().as_slice());
-        }
+        let command = self.opening_command(&session, &opening, sealed);
         let read = self.cache.begin_read(*session.key());
         let (result, count, replaced, above): (String, i64, Vec<Vec<u8>>, Vec<Vec<u8>>) =
             self.send(&command).await?;
@@ -175,6 +156,35 @@ impl Shared {
         self.note_ends(&keys(above), EndReason::Evicted);
         read.put(&session);
         Ok(Opened::Stored)
+    }
+
+    fn opening_command(&self, session: &Stored, opening: &Opening, sealed: Vec<u8>) -> redis::Cmd {
+        let (key, opened_at) = (session.key().as_bytes(), session.last_used());
+        let groups = opening.groups(session);
+        let groups: Vec<_> = groups.map(|group| group_bytes(&group)).collect();
+        let replaced = opening.replaces.iter().map(SessionKey::as_bytes);
+        let keys = [self.names.session(key)]
+            .into_iter()
+            .chain(self.names.indexes(session.user(), opening.provider_session))
+            .chain(groups.iter().map(|group| self.names.ended_at(group)))
+            .chain(replaced.map(|key| self.names.session(key)));
+        let mut command = self.names.call(OPEN, keys);
+        command
+            .arg(key.as_slice())
+            .arg(sealed)
+            .arg(lifetime(session, opened_at))
+            .arg(score(opened_at))
+            .arg(score(session.ends_at()))
+            .arg(opening.per_person)
+            .arg(self.server_time(opening.begun_at))
+            .arg(&[letter(EndReason::Replaced)])
+            .arg(&[letter(EndReason::Evicted)])
+            .arg(groups.len())
+            .arg(groups);
+        for replaced in &opening.replaces {
+            command.arg(replaced.as_bytes().as_slice());
+        }
+        command
     }
 
     pub(super) fn seal(
@@ -196,7 +206,7 @@ impl Shared {
     fn note_ends(&self, keys: &[SessionKey], why: EndReason) {
         let now = self.clock.now();
         for key in keys {
-            self.pending.note_end(*key, why, now);
+            self.journal.note_end(*key, why, now);
             self.cache.apply(Event::Ended(*key, why));
         }
     }
@@ -206,23 +216,14 @@ impl Shared {
         version: u64,
         next: Arc<Stored>,
     ) -> Result<Replacement, StoreError> {
-        let contents = record::decode(next.contents()).ok_or(StoreError::Damaged)?;
-        let registrations = self.registrations.load_full();
-        // If a reload has removed the provider, the reload has also ended the session.
-        let Some(registration) = registrations.get(&contents.provider) else {
+        let Some(command) = self.replacement(version, &next)? else {
             return Ok(Replacement::Ended);
         };
-        let provider = provider_hash(&contents.provider, registration);
-        let provider_session = ProviderSessionHash::of_contents(&contents);
-        let mut command = self.names.call(REPLACE);
-        command
-            .arg(next.key().as_bytes().as_slice())
-            .arg(value::version_bytes(version).as_slice())
-            .arg(self.seal(&next, provider_session, provider)?);
         let read = self.cache.begin_read(*next.key());
         let result: Result<String, _> = self.send(&command).await;
         match result.as_deref() {
             Ok("stored") => {
+                self.journal.note_replacement(&next, self.clock.now());
                 read.put(&next);
                 Ok(Replacement::Stored)
             }
@@ -241,6 +242,30 @@ impl Shared {
                 Err(error.clone())
             }
         }
+    }
+
+    /// Returns the command that replaces a version of a session. `None` if the provider of the session does not
+    /// exist any more.
+    pub(super) fn replacement(
+        &self,
+        version: u64,
+        next: &Stored,
+    ) -> Result<Option<redis::Cmd>, StoreError> {
+        let contents = record::decode(next.contents()).ok_or(StoreError::Damaged)?;
+        let registrations = self.registrations.load_full();
+        // If a reload has removed the provider, the reload has also ended the session.
+        let Some(registration) = registrations.get(&contents.provider) else {
+            return Ok(None);
+        };
+        let provider = provider_hash(&contents.provider, registration);
+        let provider_session = ProviderSessionHash::of_contents(&contents);
+        let key = next.key().as_bytes();
+        let mut command = self.names.call(REPLACE, [self.names.session(key)]);
+        command
+            .arg(key.as_slice())
+            .arg(value::version_bytes(version).as_slice())
+            .arg(self.seal(next, provider_session, provider)?);
+        Ok(Some(command))
     }
 
     /// Removes a session from the cache if the server may have changed the session although its
@@ -286,11 +311,9 @@ impl Shared {
             Which::Key(_) => Vec::new(),
             Which::Version(_, version) => value::version_bytes(*version).to_vec(),
         };
-        let mut command = self.names.call(END);
-        command
-            .arg(which.key().as_bytes().as_slice())
-            .arg(&[letter(why)])
-            .arg(version);
+        let key = which.key().as_bytes();
+        let mut command = self.names.call(END, [self.names.session(key)]);
+        command.arg(key.as_slice()).arg(&[letter(why)]).arg(version);
         command
     }
 
@@ -302,29 +325,31 @@ impl Shared {
             notice,
             uses_notice,
         } = order;
-        let name = notice.map(|notice| self.names.mark('n', &notice.mark));
+        let name = notice.map(|notice| self.names.mark(b'n', &notice.mark));
         let lifetime = notice.map(|notice| millis(notice.until.since(now)).max(1));
         let mut parts = in_parts(groups);
         let mut ended = Vec::new();
         while let Some(groups) = parts.last() {
             let completes = uses_notice && parts.len() == 1;
-            let mut command = self.names.call(END_ALL);
+            let at = self.server_time(now);
+            let groups: Vec<_> = groups.iter().map(group_bytes).collect();
+            let of_groups = groups.iter().flat_map(|group| self.names.of_group(group));
+            let mut command = self.names.call(END_ALL, of_groups.chain(name.clone()));
             command
                 .arg(&[letter(why)])
                 .arg(name.as_deref().unwrap_or_default())
                 .arg(lifetime.unwrap_or_default())
                 .arg(u8::from(completes))
-                .arg(self.server_time(now))
+                .arg(at)
                 .arg(millis(REMEMBERED))
-                .arg(AT_ONCE);
-            for group in groups {
-                command.arg(group_bytes(group));
-            }
+                .arg(AT_ONCE)
+                .arg(&groups);
             let (result, count, some): (String, i64, Vec<Vec<u8>>) = self.send(&command).await?;
             if result == "repeated" {
                 return Ok(EndedAll::Repeated);
             }
             self.note_count(count);
+            self.journal.note_group_ends(&groups, at, self.clock.now());
             let some = keys(some);
             self.note_ends(&some, why);
             ended.extend(some);
@@ -339,8 +364,9 @@ impl Shared {
         if group == Group::All {
             return self.list_all().await;
         }
-        let mut command = self.names.call(LIST);
-        command.arg(group_bytes(&group));
+        let group = group_bytes(&group);
+        let mut command = self.names.call(LIST, self.names.of_group(&group));
+        command.arg(group);
         Ok(keys(self.send(&command).await?))
     }
 
@@ -373,7 +399,10 @@ impl Shared {
         uses: Vec<(SessionKey, Timestamp)>,
     ) -> Result<(), StoreError> {
         for some in uses.chunks(AT_ONCE) {
-            let mut command = self.names.call(TOUCH);
+            let sessions = some
+                .iter()
+                .map(|(key, _)| self.names.session(key.as_bytes()));
+            let mut command = self.names.call(TOUCH, sessions);
             for (key, at) in some {
                 command.arg(key.as_bytes().as_slice()).arg(score(*at));
             }
@@ -402,7 +431,7 @@ impl Shared {
             return Ok(Maintained::Done);
         };
         let why = EndReason::Idle;
-        let mut command = self.names.call(SWEEP);
+        let mut command = self.names.call(SWEEP, []);
         command
             .arg(score(Timestamp::from_millis(before)))
             .arg(&[letter(why)])

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, RedisConnectionInfo};
+use redis::{
+    AsyncConnectionConfig, ErrorKind, InfoDict, ProtocolVersion, PushInfo, RedisConnectionInfo,
+};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
@@ -21,8 +23,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::Host;
 
+use super::arrival;
 use super::commands::Commands;
 use super::error::RedisConnectError;
+use super::sentinels::{Found, SentinelAnswer, has_replica, master_of, read_answer};
 use super::settings::{Address, LoginFiles, RedisSettings, TlsFiles};
 use crate::secret::read_file;
 use crate::tls::{self, ServerIdentity, Trust};
@@ -35,6 +39,9 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 pub(super) struct Open {
     pub(super) commands: Commands,
     pub(super) server: Box<str>,
+    /// The name that the server has until its next restart or its next change of role. `None` if the user of the
+    /// store may not ask for it.
+    pub(super) name: Option<String>,
     driver: JoinHandle<()>,
 }
 
@@ -60,15 +67,19 @@ pub(super) async fn connect(
     settings: &RedisSettings,
     pushed: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
 ) -> Result<Open, RedisConnectError> {
-    let server = match &settings.sentinel_master {
-        Some(master) => master_of(settings, master).await?,
+    let found = match &settings.sentinel_master {
+        Some(master) => Some(master_of(settings, master).await?),
+        None => None,
+    };
+    let server = match &found {
+        Some(found) => Some(found.master.clone()),
         None => settings.servers.first().cloned(),
     };
     let server = server.ok_or_else(|| RedisConnectError::NoMaster("".into()))?;
     let config = config().set_push_sender(pushed);
     let info = login(&settings.login, settings.database)?;
     let mut open = open(settings, &server, (info, config)).await?;
-    check_role(&mut open, settings.sentinel_master.is_some()).await?;
+    check_role(&mut open, found.as_ref()).await?;
     Ok(open)
 }
 
@@ -135,71 +146,65 @@ async fn open(
     Ok(Open {
         commands: Commands::new(connection, settings.command_timeout),
         server: name(),
+        name: None,
         driver: tokio::spawn(driver),
     })
 }
 
-/// Refuses a server that cannot store sessions: a node of a cluster, or a replica.
-async fn check_role(open: &mut Open, is_of_sentinel: bool) -> Result<(), RedisConnectError> {
+/// Refuses a server that cannot store sessions: a node of a cluster, a replica, or a master that may have a
+/// successor.
+async fn check_role(open: &mut Open, found: Option<&Found>) -> Result<(), RedisConnectError> {
+    let server = || open.server.clone();
     // Redis before 7.0 does not accept the names of several sections.
     let info = redis::cmd("INFO");
     // The user of the store may not be allowed to use this command.
-    let info: String = match info.query_async(&mut open.commands).await {
-        Ok(info) => info,
-        Err(_not_allowed) => return Ok(()),
+    let info: Option<InfoDict> = info.query_async(&mut open.commands).await.ok();
+    let is = |name: &str, value: &str| {
+        let found: Option<String> = info.as_ref().and_then(|info| info.get(name));
+        found.as_deref() == Some(value)
     };
-    if info.contains("redis_mode:cluster") || info.contains("server_mode:cluster") {
-        return Err(RedisConnectError::Cluster(open.server.clone()));
+    if is("redis_mode", "cluster") || is("server_mode", "cluster") {
+        return Err(RedisConnectError::Cluster(server()));
     }
-    if is_of_sentinel && info.contains("role:slave") {
-        return Err(RedisConnectError::NotMaster(open.server.clone()));
+    if found.is_some() && is("role", "slave") {
+        return Err(RedisConnectError::NotMaster(server()));
     }
+    let is_confirmed = found.is_none_or(|found| found.is_confirmed);
+    if !is_confirmed && !info.as_ref().is_some_and(has_replica) {
+        return Err(RedisConnectError::Unconfirmed(server()));
+    }
+    open.name = info.as_ref().and_then(arrival::name);
     Ok(())
 }
 
-/// Asks the Sentinels for the address of the master. Returns the first answer.
+/// Asks a Sentinel for the address of the master. `None` if the Sentinel does not know the master.
 ///
 /// # Errors
 ///
 /// [`RedisConnectError`].
-pub(super) async fn master_of(
-    settings: &RedisSettings,
-    master: &str,
-) -> Result<Option<Address>, RedisConnectError> {
-    let mut failed = None;
-    for sentinel in &settings.servers {
-        match ask(settings, sentinel, master).await {
-            Ok(Some(address)) => return Ok(Some(address)),
-            Ok(None) => {}
-            Err(error) => failed = Some(error),
-        }
-    }
-    Err(failed.unwrap_or_else(|| RedisConnectError::NoMaster(master.into())))
-}
-
-async fn ask(
+pub(super) async fn ask_sentinel(
     settings: &RedisSettings,
     sentinel: &Address,
     master: &str,
-) -> Result<Option<Address>, RedisConnectError> {
+) -> Result<Option<SentinelAnswer>, RedisConnectError> {
     let info = login(&settings.sentinel_login, 0)?;
     let mut open = open(settings, sentinel, (info, config())).await?;
-    let mut command = redis::cmd("SENTINEL");
-    command.arg("get-master-addr-by-name").arg(master);
-    let answer = command.query_async(&mut open.commands).await;
-    let answer: Option<(String, u16)> = answer.map_err(|source| RedisConnectError::Server {
-        server: sentinel.to_string().into(),
-        source: Arc::new(source),
-    })?;
-    Ok(answer.and_then(|(host, port)| Some(Address::Tcp(host_of(&host)?, port))))
-}
-
-/// Reads the host in the answer of a Sentinel: a name, or an IP address without brackets.
-fn host_of(text: &str) -> Option<Host<String>> {
-    if let Ok(address) = text.parse() {
-        return Some(Host::Ipv6(address));
-    }
-    Host::parse(text).ok()
+    let mut commands = redis::pipe();
+    commands
+        .ignore_errors()
+        .cmd("SENTINEL")
+        .arg("get-master-addr-by-name")
+        .arg(master)
+        .cmd("SENTINEL")
+        .arg("master")
+        .arg(master);
+    let answers = commands.query_async(&mut open.commands).await;
+    answers
+        .and_then(read_answer)
+        .map_err(|source| RedisConnectError::Server {
+            server: sentinel.to_string().into(),
+            source: Arc::new(source),
+        })
 }
 
 async fn socket(

@@ -70,6 +70,13 @@ pub enum RedisConnectError {
         #[source]
         source: io::Error,
     },
+    /// Neither more than half of the Sentinels nor a replica in sync confirm that the server is the master, so the
+    /// server may have a successor.
+    #[error(
+        "{0} may not be the master any more: fewer than half of the Sentinels in urls answer, and the server \
+         has no replica in sync"
+    )]
+    Unconfirmed(Box<str>),
     /// The files for TLS cannot be used. The operator is responsible for this error.
     #[error("the TLS files of session.store.redis cannot be used")]
     Tls(#[from] tls::Error),
@@ -89,7 +96,8 @@ impl RedisConnectError {
             | Self::NotMaster(_)
             | Self::Server { .. }
             | Self::Silent(_)
-            | Self::Socket { .. } => false,
+            | Self::Socket { .. }
+            | Self::Unconfirmed(_) => false,
         }
     }
 }

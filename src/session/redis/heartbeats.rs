@@ -26,8 +26,10 @@ pub(super) enum Signal {
     Busy(RedisError),
     /// The connection must be replaced, because of this error.
     Lost(RedisError),
-    /// The connection was closed.
+    /// The connection was closed, or the Sentinels name another server.
     Closed,
+    /// Whether the Sentinels, or a replica of the server, have confirmed that the server is the master.
+    Confirmation(bool),
 }
 
 /// The heartbeats of a connection that have not come back yet.

@@ -6,8 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use redis::Cmd;
+
 use super::alarm::report_lost_ends;
+use super::calls::millis;
 use super::link::Link;
+use super::scripts::Key;
 use super::{RedisStore, Shared};
 use crate::clock::Timestamp;
 use crate::session::cache::SessionCache;
@@ -175,30 +179,37 @@ impl Shared {
         (kind, mark): (MarkKind, Mark),
         (now, until): (Timestamp, Timestamp),
     ) -> Result<Once, StoreError> {
-        let lifetime = u64::try_from(until.since(now).as_millis()).unwrap_or(u64::MAX);
-        let mut command = redis::cmd("SET");
-        command
-            .arg(self.mark_name(kind, &mark))
-            .arg("")
-            .arg("NX")
-            .arg("PX")
-            .arg(lifetime.max(1));
-        let set: Option<String> = self.send(&command).await?;
-        Ok(set.map_or(Once::Repeated, |_ok| Once::First))
+        let name = self.mark_name(kind, &mark);
+        let set: Option<String> = self.send(&set_mark(&name, until.since(now))).await?;
+        if set.is_none() {
+            return Ok(Once::Repeated);
+        }
+        self.journal.note_mark(name, until, self.clock.now());
+        Ok(Once::First)
     }
 
     async fn unmark(self: Arc<Self>, (kind, mark): (MarkKind, Mark)) -> Result<(), StoreError> {
+        let name = self.mark_name(kind, &mark);
+        self.journal.forget_mark(&name);
         let mut command = redis::cmd("DEL");
-        command.arg(self.mark_name(kind, &mark));
+        command.arg(name);
         self.send(&command).await
     }
 
-    fn mark_name(&self, kind: MarkKind, mark: &Mark) -> String {
+    fn mark_name(&self, kind: MarkKind, mark: &Mark) -> Key {
         let kind = match kind {
-            MarkKind::Form => 'f',
-            MarkKind::State => 's',
-            MarkKind::Ticket => 't',
+            MarkKind::Form => b'f',
+            MarkKind::State => b's',
+            MarkKind::Ticket => b't',
         };
         self.names.mark(kind, mark)
     }
+}
+
+/// Returns the command that sets a mark, unless the mark exists.
+pub(super) fn set_mark(name: &[u8], lifetime: Duration) -> Cmd {
+    let mut command = redis::cmd("SET");
+    let lifetime = millis(lifetime).max(1);
+    command.arg(name).arg("").arg("NX").arg("PX").arg(lifetime);
+    command
 }

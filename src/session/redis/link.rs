@@ -7,7 +7,9 @@
 //! After a new connection, the store confirms each cached session once, because messages may have
 //! been lost between the two connections.
 //!
-//! If the server does not answer, the cache can be used for `outage_secs` since the last heartbeat.
+//! If the server does not answer, the cache can be used for `outage_secs` since the last heartbeat. A
+//! server that the Sentinels do not confirm any more counts as a server that does not answer
+//! ([`super::sentinels`]).
 
 use std::mem;
 use std::sync::Arc;
@@ -20,9 +22,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Shared;
 use super::commands::Commands;
-use super::connect::{Open, connect, master_of};
+use super::connect::{Open, connect};
 use super::error::{Meaning, RedisConnectError, meaning, store_error};
 use super::heartbeats::{Heartbeats, Signal};
+use super::sentinels::Confirmation;
 use crate::clock::Timestamp;
 use crate::session::StoreError;
 use crate::session::cache::Event;
@@ -30,17 +33,7 @@ use crate::session::cache::Event;
 /// The pause after the first failed attempt to connect. Each further failure doubles the pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between two attempts to connect.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// The number of heartbeats between two questions to the Sentinels, and between two looks at the clock
-/// of the server.
-const BETWEEN_QUESTIONS: u64 = 20;
-/// The maximum number of questions for the time of the server, and the time within which an answer is
-/// fast.
-const LOOKS_AT_CLOCK: usize = 5;
-const FAST_LOOK: Duration = Duration::from_millis(100);
-/// The largest accepted difference between the clock of the server and the gateway's clock.
-const LARGEST_DIFFERENCE: Duration = Duration::from_secs(10);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The state of the connection.
 #[derive(Clone, Debug)]
@@ -55,6 +48,14 @@ pub(super) enum Link {
     Closed,
 }
 
+/// The error of a command.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: StoreError,
+    /// True if the server has answered with an error, so the server has changed nothing.
+    pub(super) is_answered: bool,
+}
+
 /// The way in which a connection ended.
 #[derive(Debug)]
 enum End {
@@ -63,6 +64,9 @@ enum End {
     /// The server did not answer, or answered with this error.
     Failed(Arc<RedisConnectError>),
 }
+
+/// The channel for the signals of a connection.
+type Signals = mpsc::UnboundedSender<Signal>;
 
 /// The channel for the result of the first attempt to connect. `None` after the first attempt.
 type First = Option<std::sync::mpsc::Sender<Result<(), Arc<RedisConnectError>>>>;
@@ -74,9 +78,22 @@ impl Shared {
     ///
     /// [`StoreError::Unavailable`], [`StoreError::Refused`], [`StoreError::Closed`].
     pub(super) async fn send<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
-        let mut connection = self.connection().await?;
+        let connection = self.connection().await?;
+        let answer = self.send_on(connection, command).await;
+        answer.map_err(|failure| failure.error)
+    }
+
+    /// Sends a command on this connection.
+    pub(super) async fn send_on<T: FromRedisValue>(
+        &self,
+        mut connection: Commands,
+        command: &Cmd,
+    ) -> Result<T, Failure> {
         let answer = command.query_async(&mut connection).await;
-        answer.map_err(|error| self.note_failure(error))
+        answer.map_err(|error: RedisError| Failure {
+            is_answered: error.code().is_some(),
+            error: self.note_failure(error),
+        })
     }
 
     /// Sends several commands in one round trip.
@@ -94,7 +111,11 @@ impl Shared {
     }
 
     /// Returns the connection, or waits a short time for a new connection.
-    async fn connection(&self) -> Result<Commands, StoreError> {
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Shared::send`].
+    pub(super) async fn connection(&self) -> Result<Commands, StoreError> {
         let mut link = self.link.subscribe();
         let settled = link.wait_for(|link| !matches!(link, Link::Connecting));
         let Ok(settled) = timeout(self.settings.command_timeout, settled).await else {
@@ -131,13 +152,17 @@ impl Shared {
     /// Allows the use of the cache without heartbeats for a limited time, because the server does
     /// not answer. A later heartbeat ends this state.
     pub(super) fn begin_outage(&self) {
-        let last = Timestamp::from_millis(self.last_heartbeat.load(Ordering::Relaxed));
         // Before the first heartbeat, no session in the cache is known to exist.
-        if last == Timestamp::default() {
-            return;
+        if let Some(last) = self.last_heartbeat() {
+            let until = last.plus(self.settings.outage);
+            self.cache.coherence().set_until(until);
         }
-        let until = last.plus(self.settings.outage);
-        self.cache.coherence().set_until(until);
+    }
+
+    /// Returns the time at which the last heartbeat that came back was sent.
+    pub(super) fn last_heartbeat(&self) -> Option<Timestamp> {
+        let last = self.last_heartbeat.load(Ordering::Relaxed);
+        (last > 0).then(|| Timestamp::from_millis(last))
     }
 
     fn server_name(&self) -> Box<str> {
@@ -229,8 +254,9 @@ impl Shared {
                 opening.await?
             }
         };
+        let server = open.server.clone();
         let failed = |source| RedisConnectError::Server {
-            server: open.server.clone(),
+            server: server.clone(),
             source: Arc::new(source),
         };
         let mut commands = open.commands.clone();
@@ -239,6 +265,7 @@ impl Shared {
         subscribed.map_err(failed)?;
         self.look_at_clock(&mut commands).await.map_err(failed)?;
         self.prove_write(&mut commands).await.map_err(failed)?;
+        self.arrive(&mut open).await.map_err(failed)?;
         self.failed.send_replace(None);
         Ok(self
             .watch(&mut open, (&signals, &mut signalled), first)
@@ -257,57 +284,11 @@ impl Shared {
         }
     }
 
-    /// Reads the clock of the server. A slow answer does not show when the server has read its clock,
-    /// so the function asks again a few times, and then uses the answer with the shortest time.
-    async fn look_at_clock(&self, commands: &mut Commands) -> Result<(), RedisError> {
-        let mut shortest = None;
-        for _ in 0..LOOKS_AT_CLOCK {
-            let (before, begun) = (self.clock.now(), self.clock.instant());
-            let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(commands).await?;
-            // In a suspended machine, only one of the two clocks goes on.
-            let took = self.clock.instant().saturating_duration_since(begun);
-            let took = took.max(self.clock.now().since(before));
-            let server = seconds.saturating_mul(1000).saturating_add(micros / 1000);
-            if shortest.is_none_or(|(_, shortest)| took < shortest) {
-                shortest = Some((ahead_of(before, server, took), took));
-            }
-            if took <= FAST_LOOK {
-                break;
-            }
-        }
-        if let Some((ahead, _)) = shortest {
-            self.server_ahead.store(ahead, Ordering::Relaxed);
-            if self.clock_differs() {
-                self.alarm.clock_differs(ahead, self.clock.since_epoch());
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns true if the clock of the server differs so much from the gateway's clock that one of the
-    /// two is wrong.
-    pub(super) fn clock_differs(&self) -> bool {
-        let ahead = self.server_ahead.load(Ordering::Relaxed);
-        !self.clock.is_manual() && differs(ahead)
-    }
-
-    /// Reads the clock of the server again after every [`BETWEEN_QUESTIONS`] heartbeats.
-    fn watch_clock(self: &Arc<Self>, number: u64, mut commands: Commands) {
-        if number.is_multiple_of(BETWEEN_QUESTIONS) {
-            let shared = Arc::clone(self);
-            // An error is ignored, because the heartbeats show whether the server answers.
-            tokio::spawn(async move { shared.look_at_clock(&mut commands).await.map_err(drop) });
-        }
-    }
-
     /// Sends heartbeats until the connection ends.
     async fn watch(
         self: &Arc<Self>,
         open: &mut Open,
-        (signals, signalled): (
-            &mpsc::UnboundedSender<Signal>,
-            &mut mpsc::UnboundedReceiver<Signal>,
-        ),
+        (signals, signalled): (&Signals, &mut mpsc::UnboundedReceiver<Signal>),
         first: &mut First,
     ) -> End {
         let failed_with = |error: RedisError| {
@@ -319,27 +300,20 @@ impl Shared {
         let mut ticks = interval(self.quarter());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failed = self.failed.subscribe();
-        let patience = self.settings.command_timeout.max(self.silence());
-        let patience = patience.saturating_mul(2);
         let (mut sent, mut is_new) = (Heartbeats::new(self.quarter()), true);
+        let mut confirmation = Confirmation::new(self.quarter());
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
-                    let number = sent.begin(&self.clock);
-                    self.beat(open.commands.clone(), number, signals.clone());
-                    self.ask_sentinels(number, &open.server, signals.clone());
-                    self.watch_clock(number, open.commands.clone());
-                    let waiting = sent.waiting(&self.clock);
-                    if waiting > self.silence() {
-                        // The gateway's clock may have been set back, so the time limit of the last
-                        // heartbeat may be in the far future.
-                        self.cache.coherence().set_until(Timestamp::default());
+                    if confirmation.is_question_due() {
+                        self.ask_sentinels(open, signals.clone());
                     }
+                    let waiting = self.send_heartbeat(&mut sent, open, signals);
                     if waiting > self.settings.command_timeout {
                         let silent = RedisConnectError::Silent(open.server.clone());
                         self.fail(Arc::new(silent), first);
                     }
-                    if waiting > patience {
+                    if waiting > self.patience() {
                         let silent = RedisConnectError::Silent(open.server.clone());
                         return End::Failed(Arc::new(silent));
                     }
@@ -357,6 +331,13 @@ impl Shared {
                             }
                         }
                     }
+                    Signal::Confirmation(is_confirmed) => {
+                        if !confirmation.note(is_confirmed) {
+                            let server = open.server.clone();
+                            let error = RedisConnectError::Unconfirmed(server);
+                            return End::Failed(Arc::new(error));
+                        }
+                    }
                     Signal::Busy(error) => self.fail(failed_with(error), first),
                     Signal::Lost(error) => return End::Failed(failed_with(error)),
                     Signal::Closed => return End::Closed,
@@ -369,12 +350,31 @@ impl Shared {
         }
     }
 
+    /// Sends a heartbeat. Returns the time for which the oldest heartbeat has been under way.
+    fn send_heartbeat(
+        self: &Arc<Self>,
+        sent: &mut Heartbeats,
+        open: &Open,
+        signals: &Signals,
+    ) -> Duration {
+        let number = sent.begin(&self.clock);
+        self.beat(open.commands.clone(), number, signals.clone());
+        self.watch_clock(number, open.commands.clone());
+        let waiting = sent.waiting(&self.clock);
+        if waiting > self.silence() {
+            // The gateway's clock may have been set back, so the time limit of the last heartbeat may
+            // be in the far future.
+            self.cache.coherence().set_until(Timestamp::default());
+        }
+        waiting
+    }
+
     /// Notes that a heartbeat came back. `is_new` is true if no heartbeat of this connection has come
     /// back before.
     async fn note_up(&self, open: &Open, is_new: &mut bool) -> Result<(), RedisError> {
         let mut commands = open.commands.clone();
         if *is_new {
-            self.repeat_ends(&mut commands).await?;
+            self.repeat_changes(&mut commands).await?;
         }
         self.make_pending(&mut commands).await?;
         if self.has_lost_answers.swap(false, Ordering::Relaxed) {
@@ -397,30 +397,10 @@ impl Shared {
         Ok(())
     }
 
-    /// From time to time, asks the Sentinels whether the master is still the master. A master that is
-    /// cut off from the Sentinels does not learn of its successor.
-    fn ask_sentinels(
-        self: &Arc<Self>,
-        number: u64,
-        server: &str,
-        signals: mpsc::UnboundedSender<Signal>,
-    ) {
-        let Some(master) = self.settings.sentinel_master.clone() else {
-            return;
-        };
-        if !number.is_multiple_of(BETWEEN_QUESTIONS) {
-            return;
-        }
-        let (shared, server) = (Arc::clone(self), server.to_owned());
-        tokio::spawn(async move {
-            let found = master_of(&shared.settings, &master).await;
-            if let Ok(Some(address)) = found
-                && address.to_string() != server
-            {
-                // The receiver is closed if the connection was already replaced.
-                drop(signals.send(Signal::Closed));
-            }
-        });
+    /// Returns the time without an answer after which this replica connects again.
+    pub(super) fn patience(&self) -> Duration {
+        let patience = self.settings.command_timeout.max(self.silence());
+        patience.saturating_mul(2)
     }
 
     /// Returns the time between two heartbeats.
@@ -446,28 +426,13 @@ impl Shared {
     }
 }
 
-/// Returns the time by which the clock of the server is ahead, in milliseconds. The gateway has asked at
-/// the time `asked`, and has waited for `took` until the answer `server` arrived. Half of this time
-/// belongs to the way of the question.
-fn ahead_of(asked: Timestamp, server: u64, took: Duration) -> i64 {
-    let middle = asked.plus(half(took));
-    let ahead = i128::from(server).saturating_sub(i128::from(middle.as_millis()));
-    i64::try_from(ahead).unwrap_or_default()
-}
-
-/// Returns true if the difference between two clocks is larger than [`LARGEST_DIFFERENCE`]. `ahead`
-/// is the difference in milliseconds, and can be negative.
-pub(super) fn differs(ahead: i64) -> bool {
-    Duration::from_millis(ahead.unsigned_abs()) > LARGEST_DIFFERENCE
-}
-
 /// Waits until a command has failed in a way that the connection must be replaced.
 async fn failure(failed: &mut watch::Receiver<Option<RedisError>>) -> Option<RedisError> {
     let failed = failed.wait_for(Option::is_some).await;
     failed.ok().and_then(|error| error.clone())
 }
 
-fn half(duration: Duration) -> Duration {
+pub(super) fn half(duration: Duration) -> Duration {
     duration.checked_div(2).unwrap_or_default()
 }
 

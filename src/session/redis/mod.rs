@@ -6,27 +6,29 @@
 //! ([`value`]), and the keys contain no session ids. Whoever can read the server learns how many
 //! sessions each user hash has, but cannot use a session.
 //!
-//! All keys begin with the configured prefix. In `{sKEY}`, `{uHASH}` and `{pHASH}`, KEY and HASH are
-//! 16 raw bytes, so that the keys are short. In the other keys, HASH and REPLICA are in hexadecimal
-//! form. The part of a key in braces determines the slot of the key in a cluster, so the record and
-//! the lease of a session are in one slot:
+//! All keys begin with the configured prefix and the hash tag `{1}`. KEY, HASH and REPLICA are raw
+//! bytes, so that the keys are short. The hash tag determines the slot of a key in a cluster, so all
+//! keys of a store are in one slot, and each script is one transaction also in a cluster:
 //!
 //! | key | type | content |
 //! | --- | --- | --- |
-//! | `{sKEY}` | string | the session ([`value`]) |
-//! | `{sKEY}:l` | string | the lease of the session: the token of its holder |
-//! | `{i1}` | sorted set | the keys of all sessions, by the time of the last use |
-//! | `{uHASH}` | sorted set | the sessions of a user, by the end of their lifetime |
-//! | `{pHASH}` | sorted set | the sessions that belong to one session at the provider, in no order |
-//! | `{eKIND HASH}` | string | the time when a group of sessions has ended, by the server's clock |
-//! | `{mKIND HASH}` | string | a mark of a value that was used |
-//! | `{rREPLICA}` | string | shows that a replica is running |
+//! | `{1}sKEY` | string | the session ([`value`]) |
+//! | `{1}lKEY` | string | the lease of the session: the token of its holder |
+//! | `{1}i1` | sorted set | the keys of all sessions, by the time of the last use |
+//! | `{1}uHASH` | sorted set | the sessions of a user, by the end of their lifetime |
+//! | `{1}pHASH` | sorted set | the sessions that belong to one session at the provider, in no order |
+//! | `{1}eKIND HASH` | string | the time when a group of sessions has ended, by the server's clock |
+//! | `{1}mKIND HASH` | string | a mark of a value that was used |
+//! | `{1}rREPLICA` | string | shows that a replica is running |
+//! | `{1}v` | string | the name of the server that the replicas use ([`arrival`]) |
+//! | `{1}w` | string | exists while the replicas bring back their latest changes ([`arrival`]) |
 //!
 //! A script writes the indexes before the session, and an index entry without a session is removed
-//! when a script reads the index. Every key except `{i1}` has a time to live, and the sweep removes
-//! the entries of `{i1}`, so the server needs no cleaning by hand.
+//! when a script reads the index. Every key except `{1}i1` and `{1}v` has a time to live, and the sweep
+//! removes the entries of `{1}i1`, so the server needs no cleaning by hand.
 
 mod alarm;
+mod arrival;
 mod calls;
 mod commands;
 mod connect;
@@ -34,6 +36,7 @@ mod error;
 mod event;
 mod heartbeats;
 mod intents;
+mod journal;
 mod leases;
 mod link;
 mod moving;
@@ -41,6 +44,8 @@ mod pending;
 mod probe;
 mod reconfiguring;
 mod scripts;
+mod sentinels;
+mod server_clock;
 mod settings;
 mod value;
 
@@ -56,6 +61,8 @@ use tokio::sync::{mpsc, watch};
 use self::alarm::Alarm;
 pub use self::error::RedisConnectError;
 use self::event::Origin;
+use self::journal::Journal;
+use self::leases::Leases;
 use self::link::{Link, connecting};
 pub(crate) use self::moving::{Destination, move_sessions};
 pub use self::moving::{MoveError, Moved};
@@ -125,6 +132,8 @@ struct Shared {
     /// this replica does not know.
     has_lost_answers: AtomicBool,
     pending: Pending,
+    journal: Journal,
+    leases: Leases,
     unreadable: Unreadable,
 }
 
@@ -167,6 +176,8 @@ impl RedisStore {
             last_heartbeat: AtomicU64::new(0),
             has_lost_answers: AtomicBool::new(false),
             pending: Pending::default(),
+            journal: Journal::default(),
+            leases: Leases::default(),
             unreadable: Unreadable::default(),
             settings,
         });

@@ -133,7 +133,11 @@ impl Shared {
             let provider = provider_hash(name, registration);
             let session = loaded.into_stored(key);
             let sealed = self.seal(&session, provider_session, provider)?;
-            let mut command = self.names.call(TAKE);
+            let indexes = self.names.indexes(session.user(), provider_session);
+            let keys = [self.names.session(key.as_bytes())]
+                .into_iter()
+                .chain(indexes);
+            let mut command = self.names.call(TAKE, keys);
             command
                 .arg(key.as_bytes().as_slice())
                 .arg(sealed)

@@ -1,25 +1,23 @@
 //! Changes that the server has to make later: ends of sessions and releases of leases that the server
-//! did not accept, and ends that the server may have lost in a failover.
+//! did not accept.
 
 #![expect(
     clippy::disallowed_types,
     reason = "a lock for changes and for reads of the server; no request with a cached session takes it"
 )]
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use redis::{Cmd, RedisError};
+use redis::RedisError;
 
 use super::Shared;
 use super::calls::{AT_ONCE, group_bytes};
 use super::commands::Commands;
 use super::error::{Meaning, meaning};
 use super::event::letter;
-use super::leases::Token;
-use super::scripts::{END_ALL, RELEASE};
-use crate::clock::Timestamp;
+use super::leases::Release;
+use super::scripts::END_ALL;
 use crate::session::groups::Group;
 use crate::session::{EndReason, SessionKey};
 
@@ -27,11 +25,6 @@ use crate::session::{EndReason, SessionKey};
 const MAX_ENDS: usize = 100_000;
 /// The maximum number of leases that wait for their release.
 const MAX_RELEASES: usize = 10_000;
-/// The maximum number of ends that this replica repeats after a new connection.
-const MAX_REPEATED: usize = 100_000;
-/// The time for which this replica remembers an end. A server that takes over can lack the changes of
-/// the last moments.
-const REPEATED: Duration = Duration::from_mins(1);
 /// The number of refused ends after which this replica waits for the next heartbeat.
 const MAX_REFUSED: usize = 10;
 
@@ -43,18 +36,7 @@ pub(super) struct Pending(Mutex<Changes>);
 struct Changes {
     /// The sessions that have ended at this replica, but not yet at the server.
     ends: HashMap<SessionKey, EndReason>,
-    /// The sessions that this replica has ended at the server, oldest first.
-    ended: VecDeque<(Timestamp, SessionKey, EndReason)>,
     releases: Vec<Release>,
-}
-
-/// A lease that this replica does not need any more.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Release {
-    pub(super) key: SessionKey,
-    pub(super) token: Token,
-    /// The end of the lease. Afterwards, no release is necessary.
-    pub(super) until: Timestamp,
 }
 
 impl Pending {
@@ -76,27 +58,6 @@ impl Pending {
     /// Returns true if the session has ended here, but the server does not know it yet.
     pub(super) fn is_ended(&self, key: &SessionKey) -> bool {
         self.changes().ends.contains_key(key)
-    }
-
-    /// Notes an end that the server has made.
-    pub(super) fn note_end(&self, key: SessionKey, why: EndReason, now: Timestamp) {
-        // The sweep and the limit of sessions make such ends again.
-        if matches!(why, EndReason::Idle | EndReason::Evicted) {
-            return;
-        }
-        let ended = &mut self.changes().ended;
-        forget_old(ended, now);
-        if ended.len() >= MAX_REPEATED {
-            ended.pop_front();
-        }
-        ended.push_back((now, key, why));
-    }
-
-    /// Returns the ends of the last minute.
-    fn latest_ends(&self, now: Timestamp) -> Vec<(SessionKey, EndReason)> {
-        let ended = &mut self.changes().ended;
-        forget_old(ended, now);
-        ended.iter().map(|(_at, key, why)| (*key, *why)).collect()
     }
 
     /// Returns the ends that wait for the server.
@@ -164,17 +125,18 @@ impl Shared {
         let now = self.clock.now();
         for key in keys {
             self.pending.changes().ends.remove(key);
-            self.pending.note_end(*key, why, now);
+            self.journal.note_end(*key, why, now);
         }
     }
 
     /// Ends sessions at the server, with one script.
-    async fn end_at_server(
+    pub(super) async fn end_at_server(
         &self,
         commands: &mut Commands,
         (why, keys): (EndReason, &[SessionKey]),
     ) -> Result<(), RedisError> {
-        let mut command = self.names.call(END_ALL);
+        let group = group_bytes(&Group::Keys(keys.to_vec()));
+        let mut command = self.names.call(END_ALL, self.names.of_group(&group));
         // No notice is stored. For single sessions, the script ignores the time of the end and stores
         // no end.
         command
@@ -185,7 +147,7 @@ impl Shared {
             .arg(0)
             .arg(1)
             .arg(AT_ONCE)
-            .arg(group_bytes(&Group::Keys(keys.to_vec())));
+            .arg(group);
         let ended: (String, i64, Vec<Vec<u8>>) = command.query_async(commands).await?;
         self.note_count(ended.1);
         Ok(())
@@ -199,7 +161,7 @@ impl Shared {
             if release.until <= self.clock.now() {
                 continue;
             }
-            let command = self.release_command(&release);
+            let command = release.command(&self.names);
             let released: Result<i64, _> = command.query_async(commands).await;
             let Err(error) = released else { continue };
             self.pending.release(release);
@@ -210,42 +172,10 @@ impl Shared {
             };
         }
     }
-
-    pub(super) fn release_command(&self, release: &Release) -> Cmd {
-        let mut command = self.names.call(RELEASE);
-        command
-            .arg(release.key.as_bytes().as_slice())
-            .arg(release.token.as_slice());
-        command
-    }
-
-    /// Ends the sessions again that this replica has ended in the last minute. After a failover, the
-    /// new server may lack these changes, and may still contain the sessions.
-    pub(super) async fn repeat_ends(&self, commands: &mut Commands) -> Result<(), RedisError> {
-        for (why, keys) in in_groups(self.pending.latest_ends(self.clock.now())) {
-            match self.end_at_server(commands, (why, &keys)).await {
-                Err(error) if meaning(&error) == Meaning::Refused => {
-                    // The next heartbeat tries again.
-                    for key in keys {
-                        self.pending.end(key, why);
-                    }
-                }
-                result => result?,
-            }
-        }
-        Ok(())
-    }
-}
-
-fn forget_old(ended: &mut VecDeque<(Timestamp, SessionKey, EndReason)>, now: Timestamp) {
-    let is_old = |(at, ..): &(Timestamp, _, _)| now.since(*at) > REPEATED;
-    while ended.front().is_some_and(is_old) {
-        ended.pop_front();
-    }
 }
 
 /// Groups ends by their reason. One script ends the sessions of one group.
-fn in_groups(ends: Vec<(SessionKey, EndReason)>) -> Vec<(EndReason, Vec<SessionKey>)> {
+pub(super) fn in_groups(ends: Vec<(SessionKey, EndReason)>) -> Vec<(EndReason, Vec<SessionKey>)> {
     let mut by_reason: HashMap<EndReason, Vec<SessionKey>> = HashMap::new();
     for (key, why) in ends {
         by_reason.entry(why).or_default().push(key);
@@ -260,6 +190,7 @@ fn in_groups(ends: Vec<(SessionKey, EndReason)>) -> Vec<(EndReason, Vec<SessionK
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
 
     fn key(number: usize) -> SessionKey {
         SessionKey::from_bytes(u128::try_from(number).unwrap().to_be_bytes())
@@ -280,12 +211,5 @@ mod tests {
             pending.release(Release { key, token, until });
         }
         assert_eq!(pending.releases(), MAX_RELEASES);
-        for number in 0..=MAX_REPEATED {
-            pending.note_end(key(number), why, now);
-        }
-        assert_eq!(pending.changes().ended.len(), MAX_REPEATED);
-        let later = now.plus(REPEATED).plus(Duration::from_millis(1));
-        pending.note_end(key(0), why, later);
-        assert_eq!(pending.changes().ended.len(), 1);
     }
 }

@@ -4,8 +4,8 @@ use redis::{Cmd, FromRedisValue, RedisError};
 
 use super::commands::Commands;
 use super::connect::connect;
-use super::link::differs;
 use super::scripts::{END, LEASE, Names, RELEASE, REPLACE};
+use super::server_clock::differs;
 use super::settings::RedisSettings;
 use crate::clock::Clock;
 use crate::origin::Findings;
@@ -33,7 +33,8 @@ impl RedisSettings {
             Err(error) => findings.warning(
                 "urls",
                 format!(
-                    "the version, the memory policy and the persistence are unknown ({})",
+                    "the version, the memory policy and the persistence are unknown, and after a failover \
+                     a refresh token can be used twice; give the user +info ({})",
                     chain(error)
                 ),
             ),
@@ -48,6 +49,9 @@ impl RedisSettings {
         let save = save.map(|(_name, value)| value.as_str());
         if let Ok(info) = &info {
             report_persistence(info, save, findings);
+            if self.sentinel_master.is_some() {
+                report_replicas(info, findings);
+            }
         }
         probe_clock(&mut open.commands, findings).await;
         self.probe_rights(&mut open.commands, findings).await;
@@ -97,17 +101,13 @@ type Step = (&'static str, &'static str, Cmd);
 /// Returns the commands of the check. They use a session that does not exist, and a key that the last
 /// command removes.
 fn steps(names: &Names, random: [u8; 16]) -> Vec<Step> {
-    let command = |name: &str, key: &str| {
+    let command = |name: &str, key: &[u8]| {
         let mut command = redis::cmd(name);
         command.arg(key);
         command
     };
-    let script = |script: &str| {
-        let mut command = names.call(script);
-        command.arg(random.as_slice());
-        command
-    };
-    let (text, index) = (names.presence(), names.mark('c', &random));
+    let (session, lease) = (names.session(&random), names.lease(&random));
+    let (text, index) = (names.presence(), names.mark(b'c', &random));
     let mut write = command("SET", &text);
     write.arg("").arg("PX").arg(1000);
     let mut write_index = command("ZADD", &index);
@@ -116,18 +116,18 @@ fn steps(names: &Names, random: [u8; 16]) -> Vec<Step> {
     expire.arg(1000);
     let mut scan = command("ZSCAN", &index);
     scan.arg(0);
-    let mut publish = command("PUBLISH", &names.heartbeats());
+    let mut publish = command("PUBLISH", names.heartbeats().as_bytes());
     publish.arg("");
-    let mut count = command("PUBSUB", "NUMSUB");
+    let mut count = command("PUBSUB", b"NUMSUB");
     count.arg(names.events());
-    let mut replace = script(REPLACE);
-    replace.arg("").arg("");
-    let mut lease = script(LEASE);
-    lease.arg("check").arg(1000);
-    let mut release = script(RELEASE);
-    release.arg("check");
-    let mut end = script(END);
-    end.arg("x").arg("");
+    let mut replace = names.call(REPLACE, [session.clone()]);
+    replace.arg(&random).arg("").arg("");
+    let mut acquire = names.call(LEASE, [lease.clone(), names.time_to_repeat()]);
+    acquire.arg("check").arg(1000).arg(0);
+    let mut release = names.call(RELEASE, [lease]);
+    release.arg("check").arg(&random);
+    let mut end = names.call(END, [session]);
+    end.arg(&random).arg("x").arg("");
     vec![
         ("prefix", "write keys", write),
         ("prefix", "read keys", command("GET", &text)),
@@ -139,7 +139,7 @@ fn steps(names: &Names, random: [u8; 16]) -> Vec<Step> {
         ("prefix", "send messages", publish),
         ("username_file", "count the replicas", count),
         ("username_file", "replace sessions", replace),
-        ("username_file", "acquire leases", lease),
+        ("username_file", "acquire leases", acquire),
         ("username_file", "release leases", release),
         ("username_file", "end sessions", end),
     ]
@@ -214,6 +214,28 @@ fn report_persistence(info: &str, save: Option<&str>, findings: &mut Findings) {
     );
 }
 
+/// Reports whether a server that is cut off from its replicas still accepts changes.
+fn report_replicas(info: &str, findings: &mut Findings) {
+    if value_of(info, "connected_slaves") == Some("0") {
+        findings.warning(
+            "sentinel_master",
+            "the server has no replica, so no failover is possible",
+        );
+    }
+    // The server reports this number only if the setting is not zero.
+    if value_of(info, "min_slaves_good_slaves").is_some() {
+        return findings.good(
+            "sentinel_master",
+            "a server that is cut off from its replicas refuses changes",
+        );
+    }
+    findings.warning(
+        "sentinel_master",
+        "min-replicas-to-write is 0, so a server that is cut off from its replicas accepts changes that a \
+         failover loses; set it to 1",
+    );
+}
+
 /// Reports what the server says about itself.
 fn report(info: &str, findings: &mut Findings) {
     let value = |name| value_of(info, name);
@@ -278,6 +300,25 @@ mod tests {
             "{unknown}"
         );
         assert!(!found("aof_enabled:1\r\n", None).contains("loses"));
+    }
+
+    #[test]
+    fn f_12_the_check_says_whether_a_failover_can_lose_changes() {
+        let found = |info: &str| {
+            let mut findings = Findings::new("store".to_owned());
+            report_replicas(info, &mut findings);
+            let list = findings.into_list();
+            list.iter().map(ToString::to_string).collect::<String>()
+        };
+        let none = found("connected_slaves:0\r\n");
+        assert!(none.contains("no failover is possible"), "{none}");
+        let risky = found("connected_slaves:2\r\n");
+        assert!(
+            risky.contains("min-replicas-to-write is 0") && !risky.contains("no replica"),
+            "{risky}"
+        );
+        let good = found("connected_slaves:2\r\nmin_slaves_good_slaves:2\r\n");
+        assert!(good.contains("refuses changes"), "{good}");
     }
 
     #[test]

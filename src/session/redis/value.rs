@@ -33,7 +33,7 @@ use crate::session::registration::ProviderHash;
 use crate::session::stored::Stored;
 
 /// The version of this format. A newer version of the gateway uses a higher number.
-const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 1;
 /// The length of the head, in bytes.
 const HEAD: usize = 65;
 /// The length of a hash in the head, in bytes.

@@ -1,5 +1,6 @@
 //! A real Redis server, and gateways that share their sessions in it.
 
+use std::net::SocketAddr;
 use std::process::Stdio;
 
 use base64::Engine as _;
@@ -190,6 +191,8 @@ const DATA_SERVERS: usize = 3;
 /// The passwords of the servers with data, and of the Sentinels.
 const PASSWORD: &str = "data-password";
 const SENTINEL_PASSWORD: &str = "sentinel-password";
+/// The password of a master that is cut off.
+const ISOLATED: &str = "isolated-password";
 
 /// A master, its two replicas, and three Sentinels that watch them. All of them have passwords.
 pub(crate) struct Sentinels {
@@ -269,11 +272,24 @@ impl Sentinels {
         self.servers.push(server);
     }
 
+    /// The addresses of the Sentinels.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let ports = self.ports[DATA_SERVERS..].iter();
+        ports
+            .map(|port| format!("127.0.0.1:{port}").parse().unwrap())
+            .collect()
+    }
+
     /// The settings of a store that uses these servers.
     pub(crate) fn store(&self) -> String {
-        let ports = self.ports[DATA_SERVERS..].iter();
-        let urls: Vec<_> = ports
-            .map(|port| format!("redis://127.0.0.1:{port}"))
+        self.store_at(&self.addresses())
+    }
+
+    /// The settings of a store that reaches the Sentinels at these addresses.
+    pub(crate) fn store_at(&self, sentinels: &[SocketAddr]) -> String {
+        let urls: Vec<_> = sentinels
+            .iter()
+            .map(|address| format!("redis://{address}"))
             .collect();
         let file = |name: &str, password: &str| {
             let path = self.folder.path().join(name);
@@ -300,24 +316,63 @@ impl Sentinels {
     async fn until(&self, port: &str, command: &[&str], wanted: &str) {
         let is_data = self.ports[..DATA_SERVERS].iter().any(|of| of == port);
         let password = if is_data { PASSWORD } else { SENTINEL_PASSWORD };
-        let asking = async {
+        let asking = async { while !run((port, password), command).await.contains(wanted) {} };
+        assert!(timeout(TEST_TIMEOUT, asking).await.is_ok(), "{wanted}");
+    }
+
+    /// Cuts the master off from the Sentinels and from its replicas. Other clients keep their connections.
+    pub(crate) async fn isolate_master(&self) {
+        let port = self.ports[0].as_str();
+        // Only a new connection needs the new password.
+        let set = ["config", "set", "requirepass", ISOLATED];
+        assert_eq!(run((port, PASSWORD), &set).await, "OK");
+        let master = (port, ISOLATED);
+        run(master, &["client", "kill", "type", "replica"]).await;
+        let clients = run(master, &["client", "list"]).await;
+        for client in clients
+            .lines()
+            .filter(|client| client.contains("name=sentinel-"))
+        {
+            let id = client
+                .strip_prefix("id=")
+                .unwrap()
+                .split(' ')
+                .next()
+                .unwrap();
+            run(master, &["client", "kill", "id", id]).await;
+        }
+    }
+
+    /// Waits until the successor of the master has this number of gateways.
+    pub(crate) async fn wait_for_gateways_at_successor(&self, number: usize) {
+        let subscribers = ["pubsub", "numsub", "sidegate:events"];
+        let wanted = format!("sidegate:events\n{number}");
+        let waiting = async {
             loop {
-                let mut client = Command::new("redis-cli");
-                client.env("REDISCLI_AUTH", password);
-                client.args(["-p", port]).args(command);
-                let output = client.output().await.unwrap();
-                if String::from_utf8_lossy(&output.stdout).contains(wanted) {
-                    break;
+                for port in &self.ports[1..DATA_SERVERS] {
+                    if run((port, PASSWORD), &subscribers).await == wanted {
+                        return;
+                    }
                 }
             }
         };
-        assert!(timeout(TEST_TIMEOUT, asking).await.is_ok(), "{wanted}");
+        // On a busy machine, an election can fail, and the Sentinels repeat it.
+        assert!(timeout(TEST_TIMEOUT * 4, waiting).await.is_ok(), "{wanted}");
     }
 
     /// Kills the master.
     pub(crate) async fn kill_master(&mut self) {
         self.servers[0].kill().await.unwrap();
     }
+}
+
+/// Runs a command of the server with this port and this password.
+async fn run((port, password): (&str, &str), command: &[&str]) -> String {
+    let mut client = Command::new("redis-cli");
+    client.env("REDISCLI_AUTH", password);
+    client.args(["-p", port]).args(command);
+    let output = client.output().await.unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// A free port of 127.0.0.1.

@@ -63,7 +63,9 @@ async fn an_open_breaker_refuses_before_the_wait_for_a_call_slot() {
     for _ in 0..10 {
         assert!(refresh(&provider, &clock).await.is_err());
     }
-    let held = provider.call_slot(GrantType::AuthorizationCode).await;
+    let held = provider
+        .call_slot(GrantType::AuthorizationCode, NonZeroU32::MIN)
+        .await;
     let unrefreshed = refresh(&provider, &clock).await.unwrap_err();
     assert_eq!(unrefreshed.error.reason(), "provider_left_alone");
     drop(held);

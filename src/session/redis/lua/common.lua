@@ -1,17 +1,15 @@
--- Functions that all scripts share. PREFIX is the first part of every key, ORIGIN identifies the replica that
--- has sent the command, and EVENTS is the channel for changes. Keys of sessions are 16 raw bytes.
-local PREFIX, ORIGIN, EVENTS = ARGV[1], ARGV[2]:sub(1, 8), ARGV[2]:sub(9)
-local INDEX = PREFIX .. '{i1}'
+-- Functions that all scripts share. The first key is the index of all sessions. PREFIX is the first part of
+-- every key, with the hash tag, ORIGIN identifies the replica that has sent the command, and EVENTS is the channel
+-- for changes. Keys of sessions are 16 raw bytes. The caller declares all keys that it knows. The other keys follow
+-- from entries of indexes, and are in the same hash slot.
+local INDEX, ORIGIN, EVENTS = KEYS[1], ARGV[1]:sub(1, 8), ARGV[1]:sub(9)
+local PREFIX = INDEX:sub(1, -3)
 local NONE = string.rep('\0', 16)
 
-local function hex(bytes)
-  return (bytes:gsub('.', function(c) return string.format('%02x', c:byte()) end))
-end
-
-local function session(key) return PREFIX .. '{s' .. key .. '}' end
-local function user(hash) return PREFIX .. '{u' .. hash .. '}' end
-local function provider_session(hash) return PREFIX .. '{p' .. hash .. '}' end
-local function ended_at(group) return PREFIX .. '{e' .. group:sub(1, 1) .. hex(group:sub(2)) .. '}' end
+local function session(key) return PREFIX .. 's' .. key end
+local function user(hash) return PREFIX .. 'u' .. hash end
+local function provider_session(hash) return PREFIX .. 'p' .. hash end
+local function ended_at(group) return PREFIX .. 'e' .. group end
 
 -- Makes the key live for at least this number of milliseconds.
 local function extend(key, ttl)

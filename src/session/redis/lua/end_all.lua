@@ -1,11 +1,11 @@
--- Ends groups of sessions, and notes when they have ended. Arguments: reason, key of the notice or nothing,
--- time to live of the notice, whether the order completes the notice, time of the end, time for which the end
--- is remembered, limit, the groups.
-local why, notice, notice_ttl, completes, now = ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local remembered, limit = ARGV[8], tonumber(ARGV[9])
+-- Ends groups of sessions, and notes when they have ended. Keys: those of the groups, and the notice. Arguments:
+-- reason, key of the notice or nothing, time to live of the notice, whether the order completes the notice, time of
+-- the end, time for which the end is remembered, limit, the groups.
+local why, notice, notice_ttl, completes, now = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local remembered, limit = ARGV[7], tonumber(ARGV[8])
 if notice ~= '' and redis.call('EXISTS', notice) == 1 then return {'repeated', -1, {}} end
 local ended, is_complete = {}, true
-for at = 10, #ARGV do
+for at = 9, #ARGV do
   local group = ARGV[at]
   if group:sub(1, 1) ~= 'K' then redis.call('SET', ended_at(group), now, 'PX', remembered) end
   local keys

@@ -1,2 +1,2 @@
--- Returns the sessions of a group. Argument: the group.
-return members(ARGV[3])
+-- Returns the sessions of a group. Keys: those of the group. Argument: the group.
+return members(ARGV[2])

@@ -4,7 +4,7 @@ use super::*;
 use crate::session::{EndRegistry, Leased, SessionEvent, SessionKey};
 
 /// Settings with short times. The tests turn a manual clock, and only the connection uses real time.
-fn quick(server: &Server) -> RedisSettings {
+pub(super) fn quick(server: &Server) -> RedisSettings {
     let mut settings = server.settings();
     settings.coherence = Duration::from_millis(400);
     settings.command_timeout = Duration::from_millis(500);
@@ -349,4 +349,55 @@ async fn f_12_a_server_that_has_lost_a_sign_out_gets_the_sign_out_again() {
         }
     }
     assert!(live(&other.sessions, &kept, NOW).await);
+}
+
+#[tokio::test]
+async fn f_12_a_server_that_loads_its_data_counts_as_away() {
+    let (mut server, fixture) = (Server::start(&DURABLE), Fixture::memory());
+    let started = start(&quick(&server), &fixture);
+    let id = open(&started.sessions, "alice", NOW).await;
+    let fill = "for i = 1, 2000 do redis.call('SET', 'filler' .. i, '') end";
+    server.command(&["EVAL", fill, "0"]);
+    server.kill();
+    started.wait_until_down().await;
+    let socket = server.socket();
+    let starting = std::thread::spawn(move || {
+        // A millisecond for each key, and an answer to clients after each kilobyte.
+        let slow = [
+            "--key-load-delay",
+            "1000",
+            "--loading-process-events-interval-bytes",
+            "1024",
+        ];
+        server.start_again(&[&DURABLE[..], &slow].concat());
+        server
+    });
+    let ping = || {
+        let mut ping = std::process::Command::new("redis-cli");
+        let output = ping.arg("-s").arg(&socket).arg("PING").output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let said = loop {
+        let said = ping();
+        if said.contains("LOADING") || said.contains("PONG") {
+            break said;
+        }
+    };
+    assert!(said.contains("LOADING"), "{said}");
+    assert!(matches!(
+        started.sessions.find(&id, after(59)),
+        Lookup::Live(_)
+    ));
+    let opened = started.sessions.open(login("bob"), NOW).await;
+    assert!(matches!(
+        opened,
+        Err(OpenError::Store(StoreError::Unavailable(_)))
+    ));
+    started.wait_until_up().await;
+    assert!(live(&started.sessions, &id, NOW).await);
+    drop(
+        tokio::task::spawn_blocking(|| starting.join().unwrap())
+            .await
+            .unwrap(),
+    );
 }

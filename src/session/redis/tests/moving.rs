@@ -12,7 +12,7 @@ fn destination(settings: &RedisSettings, fixture: &Fixture) -> Destination {
     }
 }
 
-async fn moved(
+pub(super) async fn moved(
     fixture: &Fixture,
     settings: &RedisSettings,
     now: Timestamp,
