@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -143,7 +142,7 @@ async fn handshake<H: Handler>(
 ) -> Option<Box<TlsStream<Socket>>> {
     match TlsAcceptor::from(config).accept(socket).await {
         Err(error) => {
-            let client = serving.state.peer;
+            let client = serving.state.client();
             tracing::debug!(client.address = %client, %error, "TLS handshake failed");
             // A client that only disconnects has sent nothing that is wrong.
             if error.kind() == io::ErrorKind::InvalidData {
@@ -268,7 +267,7 @@ pub(super) async fn finish<C: Future<Output = hyper::Result<()>>>(
         }
     });
     result.await.inspect_err(|error| {
-        tracing::debug!(client.address = %state.peer, %error, "Connection ended with an error");
+        tracing::debug!(client.address = %state.client(), %error, "Connection ended with an error");
     })
 }
 
@@ -304,7 +303,7 @@ pub(super) fn answer<H: Handler>(
     // 9.3.2).
     let without_content = protocol == Protocol::Http2 && head.method == Method::HEAD;
     async move {
-        let panic_logger = PanicLogger(state.peer);
+        let panic_logger = PanicLogger(&state);
         let mut response = if is_above {
             handler.refuse_head(&per_connection, head, body)
         } else {
@@ -366,12 +365,12 @@ fn head_response<B: Body>(response: Response<B>, in_flight: InFlight) -> Respons
 
 /// Logs that a handler panicked. The payload of the panic is not logged, because the payload may
 /// contain data of the request.
-struct PanicLogger(SocketAddr);
+struct PanicLogger<'a>(&'a ConnectionState);
 
-impl Drop for PanicLogger {
+impl Drop for PanicLogger<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!(client.address = %self.0, "Handler panicked");
+            tracing::error!(client.address = %self.0.client(), "Handler panicked");
         }
     }
 }

@@ -162,7 +162,7 @@ impl Registry {
             Admission::Counted(count) => count,
             Admission::Pending(count) => {
                 if !Box::pin(self.room_made_by_others(count.client())).await {
-                    self.report(ShedReason::ClientRefused, state.peer.ip());
+                    self.report(ShedReason::ClientRefused, state.client().ip());
                     return false;
                 }
                 count
@@ -295,7 +295,7 @@ impl Registry {
     }
 
     fn close(&self, state: &ConnectionState, reason: ShedReason) {
-        let client = state.peer;
+        let client = state.client();
         tracing::debug!(client.address = %client, reason = reason.name(), "Connection is closed");
         self.report(reason, client.ip());
         state.place.shed();
