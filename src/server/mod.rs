@@ -57,6 +57,7 @@ mod coarse_clock;
 mod connection;
 mod control;
 mod deadline;
+mod demand;
 mod descriptor_limit;
 mod dormant;
 mod frames;
