@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -28,7 +29,7 @@ use tokio_rustls::server::TlsStream;
 use super::body::{RequestBody, ResponseBody};
 use super::deadline::ConnectionState;
 use super::gather::Gather;
-use super::head_limits::is_above;
+use super::head_limits::{RefusedHead, is_above};
 use super::hpack;
 use super::http1::serve_http1;
 use super::phase::{Phase, Protocol};
@@ -74,11 +75,12 @@ pub(super) struct Serving<H: Handler> {
 }
 
 impl<H: Handler> Serving<H> {
-    /// Tells the handler that the server closes the connection because of the bytes that the client
-    /// has sent.
-    pub(super) fn refused(&self, refusal: Refusal, error: &dyn Error) {
+    /// Tells the handler that the bytes that the client has sent are refused; see
+    /// [`Handler::connection_refused`].
+    pub(super) fn refused(&self, refusal: Refusal, error: &dyn Error, head: Option<&Parts>) {
         let connection = &self.per_connection;
-        self.handler.connection_refused(connection, refusal, error);
+        let handler = &self.handler;
+        handler.connection_refused(connection, refusal, error, head);
     }
 }
 
@@ -147,7 +149,7 @@ async fn handshake<H: Handler>(
             // A client that only disconnects has sent nothing that is wrong.
             if error.kind() == io::ErrorKind::InvalidData {
                 let refusal = Refusal::of_handshake(serving.state.arrivals().opening());
-                serving.refused(refusal, &error);
+                serving.refused(refusal, &error, None);
             }
             None
         }
@@ -201,7 +203,9 @@ where
         connection,
         |cx| {
             state.lingering.poll(cx);
-            state.arrivals().turn_ended();
+            for _ in 0..state.arrivals().turn_ended() {
+                serving.refused(Refusal::HeadTooLarge, &RefusedHead, None);
+            }
             gathered.poll_release(cx)
         },
         || true,
@@ -210,7 +214,7 @@ where
     if let Err(Broken::Http(error)) = finished.await
         && let Some(refusal) = Refusal::of_http2(&error, state.arrivals())
     {
-        serving.refused(refusal, &error);
+        serving.refused(refusal, &error, None);
     }
 }
 

@@ -267,6 +267,7 @@ impl ConnectionState {
         let stream = match protocol {
             Protocol::Http1 => None,
             Protocol::Http2 => {
+                self.arrivals.request_begins();
                 let stream = Rc::new(Stream::default());
                 self.streams.borrow_mut().push(Rc::clone(&stream));
                 self.unspawned.replace(Some(Rc::clone(&stream)));

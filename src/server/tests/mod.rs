@@ -171,7 +171,13 @@ impl Handler for Site {
         respond(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too large")
     }
 
-    fn connection_refused(&self, (): &(), refusal: Refusal, _error: &dyn std::error::Error) {
+    fn connection_refused(
+        &self,
+        (): &(),
+        refusal: Refusal,
+        _error: &dyn std::error::Error,
+        _head: Option<&Parts>,
+    ) {
         self.0.events.send(Event::Refused(refusal)).unwrap();
     }
 }

@@ -52,7 +52,7 @@ impl Server {
     async fn until_shed(&self, reason: &str, count: u64) {
         let waiting = async {
             while self.shed(reason) < count {
-                tokio::task::yield_now().await;
+                yield_now().await;
             }
         };
         soon(waiting).await;
