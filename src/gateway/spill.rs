@@ -185,13 +185,12 @@ impl Spill {
         self.room.bytes.add(length);
         let folder = Arc::clone(&self.folder);
         let (start, content) = (self.written, Arc::clone(&pieces));
-        let task = match self.file.clone() {
-            Some(file) => spawn_blocking(move || write(file, start, &content)),
-            None => {
-                self.room.file.add(1);
-                let descriptor = self.room.file.take();
-                spawn_blocking(move || write(create(&folder, descriptor)?, start, &content))
-            }
+        let task = if let Some(file) = self.file.clone() {
+            spawn_blocking(move || write(file, start, &content))
+        } else {
+            self.room.file.add(1);
+            let descriptor = self.room.file.take();
+            spawn_blocking(move || write(create(&folder, descriptor)?, start, &content))
         };
         self.writing = Some(Writing {
             task,
