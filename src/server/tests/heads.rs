@@ -149,9 +149,9 @@ fn http2_request(stream: u8, length: usize) -> Vec<u8> {
         rest /= 128;
     }
     block.push(u8::try_from(rest).unwrap());
-    block.resize(block.len() + length, b'x');
+    block.extend(std::iter::repeat_n(b'x', length));
     let pieces = block.chunks(PIECE).collect::<Vec<_>>();
-    let last = pieces.len() - 1;
+    let last = pieces.len().checked_sub(1).unwrap();
     let frames = pieces.iter().enumerate().flat_map(|(number, piece)| {
         let [.., high, middle, low] = u32::try_from(piece.len()).unwrap().to_be_bytes();
         let kind = if number == 0 { 1 } else { 9 };
