@@ -32,6 +32,8 @@ pub(super) fn spill(server: &ServerSection, reader: &mut Reader<'_>) -> Option<S
     Some(SpillSettings {
         folder: Path::new(folder).into(),
         bytes: server.spill_bytes(),
+        // The descriptors that are left determine the number; see `Config::fitted`.
+        files: usize::MAX,
     })
 }
 

@@ -18,7 +18,7 @@ const LEAST: usize = 4;
 struct Needs {
     /// The value of `server.connections`.
     connections: usize,
-    /// True if bodies can be in files, so that each connection can need a second descriptor.
+    /// True if bodies can be in files, which need as many descriptors as the connections.
     files: bool,
     /// The sum of `upstreams.X.connections`.
     apps: usize,
@@ -31,11 +31,24 @@ impl Config {
     /// get the descriptors that they need. `limit` is the number of descriptors that the process may
     /// open, or `None` without a limit. Adds a warning if the limit is too low for the settings.
     pub(super) fn fitted(mut self, limit: Option<u64>) -> Self {
-        let (descriptors, warning) = Needs::of(&self).compare(limit);
-        self.server.limits.descriptors = descriptors;
+        let (fit, warning) = Needs::of(&self).compare(limit);
+        self.server.limits.descriptors = fit.clients;
+        if let Some(spill) = &mut self.site.gateway.spill {
+            spill.files = fit.files;
+        }
         self.warnings.extend(warning);
         self
     }
+}
+
+/// The descriptors that clients may use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Fit {
+    /// The descriptors for connections.
+    clients: usize,
+    /// The descriptors for files with bodies. A connection can need several files, because several
+    /// HTTP/2 requests can use it at the same time.
+    files: usize,
 }
 
 impl Needs {
@@ -54,10 +67,9 @@ impl Needs {
         }
     }
 
-    /// Returns the number of descriptors that connections of clients may use if the process may open
-    /// `limit` descriptors. Also returns a warning if this number is too small for
-    /// `server.connections`.
-    fn compare(self, limit: Option<u64>) -> (usize, Option<String>) {
+    /// Returns the descriptors that clients may use if the process may open `limit` descriptors. Also
+    /// returns a warning if too few of them are for connections.
+    fn compare(self, limit: Option<u64>) -> (Fit, Option<String>) {
         let limit = limit.map_or(usize::MAX, |limit| {
             usize::try_from(limit).unwrap_or(usize::MAX)
         });
@@ -66,15 +78,19 @@ impl Needs {
         let free = limit.saturating_sub(reserved).max(least).max(1);
         let for_each = if self.files { 2 } else { 1 };
         let clients = free.checked_div(for_each).unwrap_or(free).max(1);
+        let fit = Fit {
+            clients,
+            files: free.saturating_sub(clients).max(1),
+        };
         if self.connections <= clients {
-            return (clients, None);
+            return (fit, None);
         }
         let needed = self
             .connections
             .saturating_mul(for_each)
             .saturating_add(reserved);
         let files = if self.files {
-            " (two for each connection, because of server.spill_dir)"
+            " (with as many files of server.spill_dir)"
         } else {
             ""
         };
@@ -86,7 +102,7 @@ impl Needs {
              shell), or lower server.connections",
             self.connections, self.apps, self.others
         );
-        (clients, Some(warning))
+        (fit, Some(warning))
     }
 }
 
@@ -109,10 +125,11 @@ mod tests {
             (Some(524_288), 523_832),
             (Some(10_456), 10_000),
         ] {
-            assert_eq!(NEEDS.compare(limit), (expected, None), "{limit:?}");
+            let (fit, warning) = NEEDS.compare(limit);
+            assert_eq!((fit.clients, warning), (expected, None), "{limit:?}");
         }
         for (limit, expected) in [(10_455, 9_999), (1024, 568), (500, 125), (3, 1), (0, 1)] {
-            let (clients, warning) = NEEDS.compare(Some(limit));
+            let (Fit { clients, .. }, warning) = NEEDS.compare(Some(limit));
             assert_eq!(clients, expected, "{limit}");
             let warning = warning.unwrap();
             for part in [
@@ -128,14 +145,17 @@ mod tests {
     }
 
     #[test]
-    fn a_body_in_a_file_needs_a_second_descriptor() {
+    fn f_22_files_with_bodies_get_as_many_descriptors_as_connections() {
         let needs = Needs {
             files: true,
             ..NEEDS
         };
-        assert_eq!(needs.compare(Some(20_456)), (10_000, None));
-        let (clients, warning) = needs.compare(Some(20_454));
-        assert_eq!(clients, 9_999);
+        let fit = |clients, files| Fit { clients, files };
+        assert_eq!(needs.compare(Some(20_456)), (fit(10_000, 10_000), None));
+        assert_eq!(needs.compare(Some(20_457)), (fit(10_000, 10_001), None));
+        let (few, warning) = needs.compare(Some(20_454));
+        assert_eq!(few, fit(9_999, 9_999));
+        assert_eq!(needs.compare(Some(3)).0, fit(1, 1));
         assert!(warning.unwrap().contains("server.spill_dir"));
     }
 }

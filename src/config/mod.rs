@@ -459,6 +459,8 @@ fn warnings(
 #[cfg(test)]
 mod misuse_tests;
 #[cfg(test)]
+mod profile_tests;
+#[cfg(test)]
 mod provider_tests;
 #[cfg(test)]
 mod tests;

@@ -7,10 +7,12 @@ use tempfile::TempDir;
 use super::*;
 use crate::clock::Clock;
 use crate::gateway::buffers::Budgets;
-use crate::gateway::spill::{SpillReports, SpillSettings};
+use crate::gateway::spill::{SpillReports, SpillRoom, SpillSettings};
 use crate::telemetry::Metrics;
 
 const KIB: usize = 1024;
+/// The maximum number of open files of all clients. One client may open half of them.
+const FILES: usize = 4;
 
 /// The budgets and the folder that the buffers of a test use.
 struct Fixture {
@@ -39,11 +41,15 @@ impl Fixture {
         let settings = SpillSettings {
             folder: folder.into(),
             bytes: all_files,
+            files: FILES,
         };
-        let room = self.budgets.files(client, all_files);
+        let room = SpillRoom {
+            bytes: self.budgets.files(client, all_files),
+            file: self.budgets.open_files(client, FILES),
+        };
         let reports = SpillReports {
             metrics: Arc::clone(&self.metrics),
-            disk_warnings: Arc::clone(self.budgets.disk_warnings()),
+            warnings: Arc::clone(self.budgets.spill_warnings()),
             clock: Clock::system(),
         };
         let spill = Spill::new(&settings, file, room, reports);
@@ -197,6 +203,34 @@ async fn a_dropped_buffer_frees_both_budgets() {
     fill(&mut buffer, 50).await;
     drop(buffer);
     assert_eq!(fixture.used(), (0, 0));
+}
+
+#[tokio::test]
+async fn f_22_one_client_opens_half_of_the_files_and_no_more() {
+    let fixture = Fixture::new();
+    let open = || fixture.metrics.spill_files().get();
+    let mut buffers = Vec::new();
+    for expected in [1, 2] {
+        let mut buffer = fixture.buffer(1024 * KIB);
+        assert_eq!(fill(&mut buffer, 50).await, 50);
+        assert_eq!(open(), expected);
+        buffers.push(buffer);
+    }
+    let mut refused = fixture.buffer(1024 * KIB);
+    assert_eq!(fill(&mut refused, 50).await, 4);
+    assert_eq!(open(), 2);
+    assert!(fixture.refused("descriptors"));
+    // A file that is read to its end is closed in another thread.
+    assert_eq!(read(&mut buffers[0]).await, content(50));
+    while open() > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fill(&mut refused, 50).await, 50);
+    assert_eq!(open(), 2);
+    drop((buffers, refused));
+    while open() > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

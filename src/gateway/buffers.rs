@@ -28,15 +28,17 @@ use crate::upstream::Owner;
 /// The number of entries in the table of the clients.
 const ENTRIES: u64 = 4096;
 
-/// The budget for buffered bytes in memory, and the budget for buffered bytes in files. All clones
-/// share the same budgets. A reload does not reset the numbers of used bytes.
+/// The budget for buffered bytes in memory, the budget for buffered bytes in files, and the budget for
+/// open files. All clones share the same budgets. A reload does not reset the used parts.
 #[derive(Clone, Debug)]
 pub(crate) struct Budgets {
     memory: Arc<Budget>,
     files: Arc<Budget>,
-    /// Limits the warnings about the disk. Clients decide how many bodies the gateway writes to the
-    /// disk, so clients must not decide how many warnings the log contains.
-    disk_warnings: Arc<EventLimiter>,
+    /// The unit of this budget is a file, because each file needs a descriptor.
+    open_files: Arc<Budget>,
+    /// Limits the warnings about the files. Clients decide how many bodies the gateway writes to
+    /// files, so clients must not decide how many warnings the log contains.
+    spill_warnings: Arc<EventLimiter>,
 }
 
 impl Budgets {
@@ -46,13 +48,14 @@ impl Budgets {
         Self {
             memory: Budget::new(metrics.buffered(), metrics.http2_windows()),
             files: Budget::new(metrics.spilled(), &Gauge::default()),
-            disk_warnings: Arc::new(EventLimiter::new(Duration::from_mins(1))),
+            open_files: Budget::new(metrics.spill_files(), &Gauge::default()),
+            spill_warnings: Arc::new(EventLimiter::new(Duration::from_mins(1))),
         }
     }
 
-    /// Returns the limiter of the warnings about the disk.
-    pub(super) fn disk_warnings(&self) -> &Arc<EventLimiter> {
-        &self.disk_warnings
+    /// Returns the limiter of the warnings about the files.
+    pub(super) fn spill_warnings(&self) -> &Arc<EventLimiter> {
+        &self.spill_warnings
     }
 
     /// Creates an empty reservation in the budget for memory. `max` is the size of the budget in
@@ -78,6 +81,12 @@ impl Budgets {
     /// bytes.
     pub(super) fn files(&self, client: Owner, max: usize) -> Reservation {
         Reservation::new(&self.files, Use::Buffer, client, max)
+    }
+
+    /// Creates an empty reservation in the budget for open files. The unit is one file instead of
+    /// one byte. `max` is the maximum number of open files.
+    pub(super) fn open_files(&self, client: Owner, max: usize) -> Reservation {
+        Reservation::new(&self.open_files, Use::Buffer, client, max)
     }
 }
 
@@ -206,6 +215,15 @@ impl Reservation {
         self.budget.gauge(self.used_for).dec_by(signed(bytes));
         if let Some(of_client) = self.of_client() {
             of_client.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Moves the reserved bytes to a new value.
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            budget: Arc::clone(&self.budget),
+            bytes: std::mem::take(&mut self.bytes),
+            ..*self
         }
     }
 

@@ -16,6 +16,7 @@ use super::{Body, ClientConnection, Error, Record, Worker, WorkerSite};
 use crate::fields::forwarded::may_come_from_tls_proxy;
 use crate::fields::request_id::X_REQUEST_ID;
 use crate::server::{Refusal, RequestBody};
+use crate::target::Target;
 use crate::telemetry::{EventLimiter, chain};
 
 /// The pause between two warnings with the same reason.
@@ -83,8 +84,15 @@ impl WorkerSite {
         error
     }
 
-    /// Warns about a refusal of the server.
-    fn warn_about(&self, peer: IpAddr, refusal: Refusal, error: Option<&dyn StdError>) {
+    /// Warns about a refusal of the server. `target` is the target of the refused request, if it is
+    /// known.
+    fn warn_about(
+        &self,
+        peer: IpAddr,
+        refusal: Refusal,
+        target: Option<&Target>,
+        error: Option<&dyn StdError>,
+    ) {
         let reason = refusal.reason();
         if !self.is_warning_due(reason) {
             return;
@@ -106,6 +114,8 @@ impl WorkerSite {
             ),
             Refusal::HeadTooLarge => tracing::warn!(
                 client.address = %peer,
+                server.address = target.map(Target::authority),
+                url.path = target.map(Target::path),
                 reason,
                 error,
                 "The head of a request is above the limits server.head_kib and server.fields"
@@ -144,25 +154,32 @@ impl Worker {
         body: &RequestBody,
     ) -> Response<Body> {
         let (site, client) = (self.site.get(), client_connection.peer.address());
-        site.warn_about(client, Refusal::HeadTooLarge, None);
+        let target = Target::from_request(&parts).ok();
+        site.warn_about(client, Refusal::HeadTooLarge, target.as_ref(), None);
         let id = self.request_id(&site, client, &parts.headers);
         let mut record = Record::new(site, (client, id), &parts, body);
+        if let Some(target) = &target {
+            record.target(target);
+        }
         let id = record.request_id().clone();
         parts.headers.insert(X_REQUEST_ID, id);
         record.refused(&Error::HeadTooLarge, &parts.headers)
     }
 
-    /// Reports that the server has closed a connection because of the bytes of the client.
+    /// Reports that the server has refused the bytes of a client. `head` is the begin of the refused
+    /// head of a request, if it is known.
     #[cold]
     pub(super) fn report_refusal(
         &self,
         client_connection: &ClientConnection,
         refusal: Refusal,
         error: &dyn StdError,
+        head: Option<&Parts>,
     ) {
         let (site, peer) = (self.site.get(), client_connection.peer.address());
         site.metrics().refusal(refusal.reason());
-        site.warn_about(peer, refusal, Some(error));
+        let target = head.and_then(|head| Target::from_request(head).ok());
+        site.warn_about(peer, refusal, target.as_ref(), Some(error));
     }
 }
 

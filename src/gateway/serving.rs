@@ -69,8 +69,9 @@ impl Handler for Worker {
         client_connection: &ClientConnection,
         refusal: Refusal,
         error: &dyn std::error::Error,
+        head: Option<&Parts>,
     ) {
-        self.report_refusal(client_connection, refusal, error);
+        self.report_refusal(client_connection, refusal, error, head);
     }
 
     fn drain_begins(&self) {

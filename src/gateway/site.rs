@@ -14,7 +14,7 @@ use super::Settings;
 use super::body_buffer::{BodyBuffer, BufferSizes};
 use super::buffers::{Budgets, Reservation};
 use super::refusals::RefusalWarnings;
-use super::spill::{Spill, SpillReports};
+use super::spill::{Spill, SpillReports, SpillRoom};
 use super::streams::StreamCounts;
 use crate::access::{self, Access, Refresher, Route, RouteTable};
 use crate::clock::Clock;
@@ -198,10 +198,13 @@ impl WorkerSite {
         let memory = self.reservation(sizes.client);
         let spill = settings.spill.as_ref().filter(|_spill| sizes.file > 0);
         let spill = spill.map(|spill| {
-            let room = process.buffers.files(sizes.client, spill.bytes);
+            let room = SpillRoom {
+                bytes: process.buffers.files(sizes.client, spill.bytes),
+                file: process.buffers.open_files(sizes.client, spill.files),
+            };
             let reports = SpillReports {
                 metrics: Arc::clone(&process.metrics),
-                disk_warnings: Arc::clone(process.buffers.disk_warnings()),
+                warnings: Arc::clone(process.buffers.spill_warnings()),
                 clock: process.clock.clone(),
             };
             Spill::new(spill, sizes.file, room, reports)

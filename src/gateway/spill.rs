@@ -30,14 +30,32 @@ pub(crate) struct SpillSettings {
     pub(crate) folder: Arc<Path>,
     /// The maximum total size, in bytes, of all files with buffered bodies.
     pub(crate) bytes: usize,
+    /// The maximum number of open files, because each file needs a descriptor.
+    pub(crate) files: usize,
 }
 
 /// Reports to the operator that a body cannot be written to a file.
 #[derive(Clone, Debug)]
 pub(super) struct SpillReports {
     pub(super) metrics: Arc<Metrics>,
-    pub(super) disk_warnings: Arc<EventLimiter>,
+    pub(super) warnings: Arc<EventLimiter>,
     pub(super) clock: Clock,
+}
+
+/// The part of the budgets that one file uses.
+#[derive(Debug)]
+pub(super) struct SpillRoom {
+    /// The reservation of the bytes in the file.
+    pub(super) bytes: Reservation,
+    /// The reservation of the open file.
+    pub(super) file: Reservation,
+}
+
+/// An open file. Dropping this value closes the file and frees its descriptor.
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    _descriptor: Reservation,
 }
 
 impl SpillReports {
@@ -46,10 +64,25 @@ impl SpillReports {
         self.metrics.refused_spill("full");
     }
 
+    /// Counts a body for which no descriptor is left. The log has at most one warning in each minute.
+    fn no_descriptor(&self) {
+        let reason = "descriptors";
+        self.metrics.refused_spill(reason);
+        if self.warnings.is_due(reason, self.clock.since_epoch()) {
+            tracing::warn!(
+                reason,
+                keys = "the limit of descriptors of the process (LimitNOFILE, ulimit -n), or a \
+                        lower server.connections",
+                "Bodies are not written to server.spill_dir, because too many files are open. This \
+                 warning is logged once a minute"
+            );
+        }
+    }
+
     /// Counts a failed write. The log has at most one warning for each folder and minute.
     fn write_failed(&self, folder: &Path, error: &io::Error) {
         self.metrics.refused_spill("disk_error");
-        if self.disk_warnings.is_due(folder, self.clock.since_epoch()) {
+        if self.warnings.is_due(folder, self.clock.since_epoch()) {
             let error = chain(error);
             tracing::warn!(error, "Bodies cannot be written to server.spill_dir");
         }
@@ -62,15 +95,16 @@ pub(super) struct Spill {
     folder: Arc<Path>,
     /// The largest number of bytes in the file.
     limit: usize,
-    /// The reservation of this file in the budget for all files.
-    room: Reservation,
+    /// The reservations of this file in the budgets for all files. While the file is open, the file
+    /// itself owns the reservation of its descriptor.
+    room: SpillRoom,
     reports: SpillReports,
-    file: Option<Arc<File>>,
+    file: Option<Arc<OpenFile>>,
     written: u64,
     read: u64,
     writing: Option<Writing>,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
-    /// Whether the gateway has already counted, in the metrics, that the budget has no room for
+    /// Whether the gateway has already counted, in the metrics, that the budgets have no room for
     /// this body.
     is_refusal_counted: bool,
     /// Whether a write has failed. After a failed write, the gateway writes nothing more.
@@ -80,7 +114,7 @@ pub(super) struct Spill {
 /// A write that has begun.
 #[derive(Debug)]
 struct Writing {
-    task: JoinHandle<io::Result<Arc<File>>>,
+    task: JoinHandle<io::Result<Arc<OpenFile>>>,
     pieces: Arc<[Bytes]>,
     length: usize,
 }
@@ -97,7 +131,7 @@ impl Spill {
     pub(super) fn new(
         settings: &SpillSettings,
         limit: usize,
-        room: Reservation,
+        room: SpillRoom,
         reports: SpillReports,
     ) -> Self {
         Self {
@@ -120,16 +154,26 @@ impl Spill {
         if self.has_failed {
             return false;
         }
-        match self.room.growth(self.limit, length) {
+        let needs_file = self.file.is_none();
+        if needs_file && self.room.file.growth(1, 1) != Growth::Allowed {
+            self.refuse(SpillReports::no_descriptor);
+            return false;
+        }
+        match self.room.bytes.growth(self.limit, length) {
             Growth::Allowed => true,
             Growth::AtLimit => false,
             Growth::NoShare => {
-                if !self.is_refusal_counted {
-                    self.is_refusal_counted = true;
-                    self.reports.no_room();
-                }
+                self.refuse(SpillReports::no_room);
                 false
             }
+        }
+    }
+
+    /// Reports one time that the budgets have no room for this body.
+    fn refuse(&mut self, report: impl Fn(&SpillReports)) {
+        if !self.is_refusal_counted {
+            self.is_refusal_counted = true;
+            report(&self.reports);
         }
     }
 
@@ -138,10 +182,16 @@ impl Spill {
     pub(super) fn begin_write(&mut self, pieces: Arc<[Bytes]>) {
         let lengths = pieces.iter().map(Bytes::len);
         let length = lengths.fold(0, usize::saturating_add);
-        self.room.add(length);
-        let (file, folder) = (self.file.clone(), Arc::clone(&self.folder));
+        self.room.bytes.add(length);
+        let folder = Arc::clone(&self.folder);
         let (start, content) = (self.written, Arc::clone(&pieces));
-        let task = spawn_blocking(move || write(file, &folder, start, &content));
+        let task = if let Some(file) = self.file.clone() {
+            spawn_blocking(move || write(file, start, &content))
+        } else {
+            self.room.file.add(1);
+            let descriptor = self.room.file.take();
+            spawn_blocking(move || write(create(&folder, descriptor)?, start, &content))
+        };
         self.writing = Some(Writing {
             task,
             pieces,
@@ -166,7 +216,7 @@ impl Spill {
             }
             Err(error) => {
                 self.reports.write_failed(&self.folder, &error);
-                self.room.remove(length);
+                self.room.bytes.remove(length);
                 self.has_failed = true;
                 false
             }
@@ -209,16 +259,15 @@ impl Spill {
     /// Truncates the file to zero bytes, to simulate a loss of data.
     #[cfg(test)]
     pub(super) fn lose(&self) {
-        if let Some(file) = &self.file {
-            file.set_len(0).unwrap_or_default();
+        if let Some(open) = &self.file {
+            open.file.set_len(0).unwrap_or_default();
         }
     }
 
-    /// Closes the file, and releases the reservation of the file in the budget for files. The next
-    /// write creates a new file.
+    /// Closes the file, and releases the reservation of its bytes. The next write creates a new file.
     fn close(&mut self) {
         (self.written, self.read) = (0, 0);
-        self.room.clear();
+        self.room.bytes.clear();
         let file = self.file.take();
         // Closing a large file without a name takes time, because the file system then frees the
         // space of the file.
@@ -234,29 +283,27 @@ impl Drop for Spill {
     }
 }
 
-/// Writes the pieces to the file, starting at the position `start`. If there is no file yet,
-/// creates the file.
-fn write(
-    file: Option<Arc<File>>,
-    folder: &Path,
-    start: u64,
-    pieces: &[Bytes],
-) -> io::Result<Arc<File>> {
-    let file = match file {
-        Some(file) => file,
-        None => Arc::new(tempfile::tempfile_in(folder)?),
-    };
-    let mut position = start;
-    for piece in pieces {
-        file.write_all_at(piece, position)?;
-        position = position.saturating_add(count(piece.len()));
-    }
-    Ok(file)
+/// Creates a file without a name.
+fn create(folder: &Path, descriptor: Reservation) -> io::Result<Arc<OpenFile>> {
+    Ok(Arc::new(OpenFile {
+        file: tempfile::tempfile_in(folder)?,
+        _descriptor: descriptor,
+    }))
 }
 
-fn read(file: &File, start: u64, length: usize) -> io::Result<Bytes> {
+/// Writes the pieces to the file, starting at the position `start`.
+fn write(open: Arc<OpenFile>, start: u64, pieces: &[Bytes]) -> io::Result<Arc<OpenFile>> {
+    let mut position = start;
+    for piece in pieces {
+        open.file.write_all_at(piece, position)?;
+        position = position.saturating_add(count(piece.len()));
+    }
+    Ok(open)
+}
+
+fn read(open: &OpenFile, start: u64, length: usize) -> io::Result<Bytes> {
     let mut part = vec![0; length];
-    file.read_exact_at(&mut part, start)?;
+    open.file.read_exact_at(&mut part, start)?;
     Ok(part.into())
 }
 

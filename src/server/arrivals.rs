@@ -52,6 +52,19 @@ pub(super) struct Arrivals {
     turn: Cell<usize>,
     /// Whether the client has sent too many frames of HTTP/2 that cost much.
     is_flood: Cell<bool>,
+    /// The heads of HTTP/2 that have arrived since the task of the connection last began to run.
+    heads: Cell<Heads>,
+    /// The number of HTTP/2 requests that have begun in the same time.
+    begun: Cell<u32>,
+}
+
+/// The heads of requests, and the trailers, that have arrived over HTTP/2.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Heads {
+    /// The number of all heads.
+    pub(super) all: u32,
+    /// The number of heads that may be too large for the HTTP library.
+    pub(super) large: u32,
 }
 
 impl Arrivals {
@@ -86,9 +99,27 @@ impl Arrivals {
         self.turn.get() >= TURN
     }
 
-    /// Records that the task of the connection stops running.
-    pub(super) fn turn_ended(&self) {
+    /// Records that the task of the connection stops running. Returns the number of heads that the
+    /// HTTP library has refused because they are too large. The library answers such a head with 431
+    /// and keeps the connection, and reports nothing: no request begins for the head.
+    pub(super) fn turn_ended(&self) -> u32 {
         self.turn.set(0);
+        let (heads, begun) = (self.heads.take(), self.begun.take());
+        heads.all.saturating_sub(begun).min(heads.large)
+    }
+
+    /// Records that heads have arrived over HTTP/2.
+    pub(super) fn heads_arrived(&self, heads: Heads) {
+        let before = self.heads.get();
+        self.heads.set(Heads {
+            all: before.all.saturating_add(heads.all),
+            large: before.large.saturating_add(heads.large),
+        });
+    }
+
+    /// Records that an HTTP/2 request begins.
+    pub(super) fn request_begins(&self) {
+        self.begun.set(self.begun.get().saturating_add(1));
     }
 
     /// Records that the client has sent too many frames that cost much.
@@ -129,6 +160,29 @@ mod tests {
         for _ in 0..1000 {
             arrivals.read(500);
             assert!(arrivals.head_parsed() <= 1000);
+        }
+    }
+
+    #[test]
+    fn d_07_large_heads_over_http2_without_a_request_are_refused() {
+        let arrivals = Arrivals::default();
+        let heads = |all, large| Heads { all, large };
+        for (arrived, begun, refused) in [
+            // One large request is answered here, and one is refused.
+            (&[heads(3, 1), heads(1, 1)][..], 3, 1),
+            (&[heads(2, 2)], 2, 0),
+            (&[heads(2, 2)], 0, 2),
+            // The trailers of a request begin no request.
+            (&[heads(5, 0)], 1, 0),
+            (&[], 0, 0),
+        ] {
+            for heads in arrived {
+                arrivals.heads_arrived(*heads);
+            }
+            for _ in 0..begun {
+                arrivals.request_begins();
+            }
+            assert_eq!(arrivals.turn_ended(), refused, "{arrived:?} {begun}");
         }
     }
 

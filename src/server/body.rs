@@ -252,7 +252,7 @@ impl Body for RequestBody {
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                tracing::debug!(client.address = %open.state.0.peer, %error, "Request body broke off");
+                tracing::debug!(client.address = %open.state.0.client(), %error, "Request body broke off");
                 Poll::Ready(Some(Err(open.fail(BodyFailure::Broken))))
             }
             Some(Ok(frame)) => match frame.into_data() {

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -29,7 +29,7 @@ use tokio_rustls::server::TlsStream;
 use super::body::{RequestBody, ResponseBody};
 use super::deadline::ConnectionState;
 use super::gather::Gather;
-use super::head_limits::is_above;
+use super::head_limits::{RefusedHead, is_above};
 use super::hpack;
 use super::http1::serve_http1;
 use super::phase::{Phase, Protocol};
@@ -75,11 +75,12 @@ pub(super) struct Serving<H: Handler> {
 }
 
 impl<H: Handler> Serving<H> {
-    /// Tells the handler that the server closes the connection because of the bytes that the client
-    /// has sent.
-    pub(super) fn refused(&self, refusal: Refusal, error: &dyn Error) {
+    /// Tells the handler that the bytes that the client has sent are refused; see
+    /// [`Handler::connection_refused`].
+    pub(super) fn refused(&self, refusal: Refusal, error: &dyn Error, head: Option<&Parts>) {
         let connection = &self.per_connection;
-        self.handler.connection_refused(connection, refusal, error);
+        let handler = &self.handler;
+        handler.connection_refused(connection, refusal, error, head);
     }
 }
 
@@ -143,12 +144,12 @@ async fn handshake<H: Handler>(
 ) -> Option<Box<TlsStream<Socket>>> {
     match TlsAcceptor::from(config).accept(socket).await {
         Err(error) => {
-            let client = serving.state.peer;
+            let client = serving.state.client();
             tracing::debug!(client.address = %client, %error, "TLS handshake failed");
             // A client that only disconnects has sent nothing that is wrong.
             if error.kind() == io::ErrorKind::InvalidData {
                 let refusal = Refusal::of_handshake(serving.state.arrivals().opening());
-                serving.refused(refusal, &error);
+                serving.refused(refusal, &error, None);
             }
             None
         }
@@ -202,7 +203,9 @@ where
         connection,
         |cx| {
             state.lingering.poll(cx);
-            state.arrivals().turn_ended();
+            for _ in 0..state.arrivals().turn_ended() {
+                serving.refused(Refusal::HeadTooLarge, &RefusedHead, None);
+            }
             gathered.poll_release(cx)
         },
         || true,
@@ -211,7 +214,7 @@ where
     if let Err(Broken::Http(error)) = finished.await
         && let Some(refusal) = Refusal::of_http2(&error, state.arrivals())
     {
-        serving.refused(refusal, &error);
+        serving.refused(refusal, &error, None);
     }
 }
 
@@ -268,7 +271,7 @@ pub(super) async fn finish<C: Future<Output = hyper::Result<()>>>(
         }
     });
     result.await.inspect_err(|error| {
-        tracing::debug!(client.address = %state.peer, %error, "Connection ended with an error");
+        tracing::debug!(client.address = %state.client(), %error, "Connection ended with an error");
     })
 }
 
@@ -304,7 +307,7 @@ pub(super) fn answer<H: Handler>(
     // 9.3.2).
     let without_content = protocol == Protocol::Http2 && head.method == Method::HEAD;
     async move {
-        let panic_logger = PanicLogger(state.peer);
+        let panic_logger = PanicLogger(&state);
         let mut response = if is_above {
             handler.refuse_head(&per_connection, head, body)
         } else {
@@ -366,12 +369,12 @@ fn head_response<B: Body>(response: Response<B>, in_flight: InFlight) -> Respons
 
 /// Logs that a handler panicked. The payload of the panic is not logged, because the payload may
 /// contain data of the request.
-struct PanicLogger(SocketAddr);
+struct PanicLogger<'a>(&'a ConnectionState);
 
-impl Drop for PanicLogger {
+impl Drop for PanicLogger<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!(client.address = %self.0, "Handler panicked");
+            tracing::error!(client.address = %self.0.client(), "Handler panicked");
         }
     }
 }

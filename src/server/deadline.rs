@@ -16,13 +16,11 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::Deadlines;
 use super::arrivals::Arrivals;
 use super::coarse_clock::CoarseClock;
 use super::control::{Informed, StreamStop};
 use super::dormant::Dormancy;
 use super::half_closed::HalfClosed;
-use super::overdue::Overdue;
 pub(super) use super::phase::{Phase, Protocol};
 use super::place::Place;
 use super::reading::{LowestRate, ReadFailure, ReadMeter, acknowledged};
@@ -30,9 +28,6 @@ use super::stream::{InFlight, Stream};
 use super::unread::Lingering;
 use crate::clock::Clock;
 
-/// The maximum time for which a connection without activity stays open after the gateway has asked
-/// the connection to close.
-const CLOSING_GRACE: Duration = Duration::from_secs(1);
 /// The longest time for which the gateway continues to read after the last response. If a socket
 /// with unread input is closed, the kernel sends a reset. A reset can destroy a response that the
 /// client has not received yet.
@@ -42,6 +37,7 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// `ConnectionState`.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
+    /// The other end of the socket. [`ConnectionState::client`] is the address of the client.
     pub(super) peer: SocketAddr,
     pub(super) place: Place,
     /// The socket of the connection. `None` before the connection is served and after the end of
@@ -49,16 +45,16 @@ pub(super) struct ConnectionState {
     socket: RefCell<Option<TcpStream>>,
     coarse_clock: Rc<CoarseClock>,
     phase: Cell<Phase>,
-    since: Cell<Instant>,
+    pub(super) since: Cell<Instant>,
     /// The time when the socket last sent or received bytes.
-    last_transfer: Cell<Instant>,
+    pub(super) last_transfer: Cell<Instant>,
     /// The time at which the socket stopped accepting bytes. `None` if the socket accepted the
     /// latest write.
-    stalled: Cell<Option<Instant>>,
+    pub(super) stalled: Cell<Option<Instant>>,
     /// The time of the latest write that the socket did not accept because its send buffer was
     /// full.
     last_stalled: Cell<Option<Instant>>,
-    meter: ReadMeter,
+    pub(super) meter: ReadMeter,
     in_flight: Cell<usize>,
     /// Whether the handler has received at least one request of this connection.
     served: Cell<bool>,
@@ -69,7 +65,7 @@ pub(super) struct ConnectionState {
     /// bytes of the client.
     input_is_empty: Cell<bool>,
     /// The time when the gateway asked the connection to close.
-    closing: Cell<Option<Instant>>,
+    pub(super) closing: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
     /// Whether a request asked for another protocol. After a request for another protocol, hyper
     /// leaves the connection open, so our code has to close the connection.
@@ -271,6 +267,7 @@ impl ConnectionState {
         let stream = match protocol {
             Protocol::Http1 => None,
             Protocol::Http2 => {
+                self.arrivals.request_begins();
                 let stream = Rc::new(Stream::default());
                 self.streams.borrow_mut().push(Rc::clone(&stream));
                 self.unspawned.replace(Some(Rc::clone(&stream)));
@@ -433,65 +430,6 @@ impl ConnectionState {
         let taken = socket.as_ref().and_then(acknowledged).unwrap_or_default();
         self.meter.look(now, stalled, taken, lowest.least);
         self.meter.is_too_slow(lowest)
-    }
-
-    /// Returns the deadline of the current phase. Returns `None` if the client waits for the answer
-    /// to a request, or for the rest of an answer.
-    fn limit(&self, deadlines: &Deadlines) -> Option<(Duration, Overdue)> {
-        match self.phase.get() {
-            Phase::Busy => None,
-            // Until the socket has accepted the last response, only the write deadline applies.
-            Phase::Idle if self.is_stalled() => None,
-            Phase::FirstByte => Some((deadlines.first_byte, Overdue::FirstByte)),
-            Phase::Handshake => Some((deadlines.handshake, Overdue::Handshake)),
-            Phase::Head => Some((deadlines.head, Overdue::Head)),
-            Phase::Idle => Some((deadlines.idle, Overdue::Idle)),
-            Phase::Linger => Some((LINGER.min(deadlines.write), Overdue::Linger)),
-        }
-    }
-
-    /// Returns how much of its deadline a connection that waits for its client has used at `now`, in
-    /// thousandths. Returns `None` if the connection does not wait. A connection whose app still
-    /// reads a request body after a complete answer does not wait.
-    pub(super) fn used(&self, now: Instant, deadlines: &Deadlines) -> Option<u128> {
-        if self.dormancy().has_open_body() {
-            return None;
-        }
-        let (limit, overdue) = self.limit(deadlines)?;
-        // `since` can be up to one sweep too early.
-        let waited = now.saturating_duration_since(self.since.get());
-        let waited = waited.saturating_sub(deadlines.sweep()).as_millis();
-        let used = waited.saturating_mul(1000).checked_div(limit.as_millis());
-        (overdue != Overdue::Linger).then_some(used.unwrap_or(u128::MAX))
-    }
-
-    /// Returns a deadline that has passed at `now`, if there is one.
-    pub(super) fn overdue(&self, now: Instant, deadlines: &Deadlines) -> Option<Overdue> {
-        let passed = |since: Instant, limit: Duration| now.duration_since(since) >= limit;
-        let stalled = self.stalled.get();
-        let no_progress = stalled.map(|since| self.meter.without_progress_since(since));
-        if no_progress.is_some_and(|since| passed(since, deadlines.write)) {
-            return Some(Overdue::Write);
-        }
-        if matches!(self.phase.get(), Phase::Busy) {
-            let last_sent = self.last_transfer.get();
-            let vanished = self.has_vanished(now, last_sent, deadlines.half_closed);
-            return vanished.then_some(Overdue::HalfClosed);
-        }
-        let (limit, overdue) = self.limit(deadlines)?;
-        let since = self.since.get();
-        let is_waiting = matches!(self.phase.get(), Phase::FirstByte | Phase::Idle);
-        match self.closing.get() {
-            // After the gateway has asked a connection to close, the connection may send its last
-            // bytes for a short time, such as a GOAWAY frame.
-            Some(asked) if is_waiting => {
-                let asked = asked.max(since);
-                let done = passed(asked.max(self.last_transfer.get()), CLOSING_GRACE);
-                let longest = deadlines.write.min(self.place.closing_time());
-                (done || passed(asked, longest)).then_some(Overdue::Closing)
-            }
-            Some(_) | None => passed(since, limit).then_some(overdue),
-        }
     }
 }
 

@@ -2,6 +2,8 @@ use bytes::Bytes;
 use http_body::Frame;
 
 use super::*;
+use crate::server::Deadlines;
+use crate::server::overdue::Overdue;
 
 fn state() -> (Rc<ConnectionState>, Instant) {
     let coarse_clock = CoarseClock::new(Clock::system());

@@ -1,8 +1,13 @@
-//! Counts the frames of HTTP/2 that the HTTP library does not limit.
+//! Counts frames of HTTP/2.
 //!
 //! Each SETTINGS frame can change the windows of all streams of its connection, so a client can use
-//! a few bytes to cause much work. A client needs only a few of these frames.
+//! a few bytes to cause much work. A client needs only a few of these frames. The HTTP library does
+//! not limit them.
+//!
+//! The HTTP library does not report the heads that it refuses because they are too large, so the
+//! heads are counted here.
 
+use super::arrivals::Heads;
 use super::connection::PREFACE;
 
 /// The number of bytes of a frame without its payload (RFC 9113 section 4.1).
@@ -10,6 +15,16 @@ const HEAD: usize = 9;
 /// The type of a SETTINGS frame, and its flag ACK (RFC 9113 section 6.5).
 const SETTINGS: u8 = 4;
 const ACK: u8 = 1;
+/// The types of the frames that contain heads and trailers, and the flag of the last of them (RFC
+/// 9113 sections 6.2 and 6.10).
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+/// A head with more compressed bytes than this number may be too large for the HTTP library. The
+/// code of Huffman needs at least five bits for each byte, so every head above the smallest limit of
+/// the library ([`super::Limits::library_head_bytes`]) has more compressed bytes. A head of repeated
+/// fields can have fewer, but no client has such a head unless it attacks the gateway.
+const LARGE: usize = 16 * 1024;
 /// The maximum number of times that a client may change its settings.
 const CHANGES: u32 = 100;
 
@@ -29,6 +44,10 @@ pub(super) struct Frames {
     before: usize,
     /// The number of SETTINGS frames without ACK.
     changes: u32,
+    /// The number of compressed bytes of the current head.
+    head_bytes: usize,
+    /// The complete heads since the last call of [`Frames::take_heads`].
+    heads: Heads,
 }
 
 impl Default for Frames {
@@ -38,6 +57,8 @@ impl Default for Frames {
             count: 0,
             before: PREFACE.len(),
             changes: 0,
+            head_bytes: 0,
+            heads: Heads::default(),
         }
     }
 }
@@ -59,6 +80,11 @@ impl Frames {
             return Err(TooManySettings);
         }
         Ok(())
+    }
+
+    /// Returns the heads that were completed since the last call.
+    pub(super) fn take_heads(&mut self) -> Heads {
+        std::mem::take(&mut self.heads)
     }
 
     /// Returns the next head and the bytes after it. Returns `None` if the head is not complete.
@@ -84,8 +110,21 @@ impl Frames {
     fn frame(&mut self, [high, middle, low, kind, flags, ..]: [u8; HEAD]) {
         let length = u32::from_be_bytes([0, high, middle, low]);
         self.before = usize::try_from(length).unwrap_or(usize::MAX);
-        if kind == SETTINGS && flags & ACK == 0 {
-            self.changes = self.changes.saturating_add(1);
+        match kind {
+            SETTINGS if flags & ACK == 0 => self.changes = self.changes.saturating_add(1),
+            HEADERS => self.head_frame(0, flags),
+            CONTINUATION => self.head_frame(self.head_bytes, flags),
+            _ => {}
+        }
+    }
+
+    /// Counts a frame of a head. `before` is the number of bytes in the earlier frames of the head.
+    fn head_frame(&mut self, before: usize, flags: u8) {
+        self.head_bytes = self.before.saturating_add(before);
+        if flags & END_HEADERS != 0 {
+            self.heads.all = self.heads.all.saturating_add(1);
+            let is_large = self.head_bytes > LARGE;
+            self.heads.large = self.heads.large.saturating_add(u32::from(is_large));
         }
     }
 }
@@ -126,6 +165,25 @@ mod tests {
         for size in 1..=bytes.len() {
             assert_eq!(changes(bytes.chunks(size)), 3, "{size}");
         }
+    }
+
+    #[test]
+    fn d_07_heads_are_counted_and_large_heads_too() {
+        let part = |kind, flags, bytes| frame(kind, flags, &vec![0; bytes]);
+        let bytes = [
+            PREFACE.to_vec(),
+            part(HEADERS, END_HEADERS, LARGE),
+            part(HEADERS, 0, LARGE),
+            part(CONTINUATION, 0, 0),
+            part(CONTINUATION, END_HEADERS, 1),
+            // Bytes of a body.
+            part(0, END_HEADERS, LARGE + 1),
+            part(HEADERS, END_HEADERS, 1),
+        ];
+        let mut frames = Frames::default();
+        assert!(frames.read(&bytes.concat()).is_ok());
+        assert_eq!(frames.take_heads(), Heads { all: 3, large: 1 });
+        assert_eq!(frames.take_heads(), Heads::default());
     }
 
     #[test]

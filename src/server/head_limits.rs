@@ -3,18 +3,25 @@
 //! The limits that hyper gets are higher than the limits of the settings. So a head that is a little
 //! too large reaches [`is_above`], and its client gets an answer of the handler. hyper itself
 //! answers a head that is above the limits of hyper, and the answer of hyper has no content.
+//!
+//! With a limit above its default number of fields, hyper allocates memory for the fields of every
+//! head. So hyper gets a higher limit only when it has refused a head: the connection withholds the
+//! answer of hyper, and reads the head again ([`FieldRoom`]).
 
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Request, header};
 
 use super::Limits;
 use super::phase::Protocol;
 
 /// The number of bytes by which the limit of hyper is higher than the limit of the settings.
 const ROOM: usize = 32 * 1024;
-/// The number of fields by which the limit of hyper is higher than the limit of the settings.
+/// The number of fields by which the limit of hyper is higher than the limit of the settings, if the
+/// settings allow more fields than hyper accepts by default.
 const ROOM_FIELDS: usize = 100;
+/// The number of fields by which the limit of hyper is higher when a head is read again.
+const MOST_ROOM_FIELDS: usize = 1000;
 /// The number of fields that hyper accepts by default over HTTP/1.1.
 const DEFAULT_FIELDS: usize = 100;
 
@@ -30,6 +37,20 @@ const HTTP2_FIELD: usize = 32;
 /// [`HTTP2_FIELD`].
 const HTTP2_HEAD: usize = 29 + 4 * HTTP2_FIELD;
 
+/// How many fields hyper accepts over HTTP/1.1.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum FieldRoom {
+    /// As many fields as most heads need.
+    Usual,
+    /// Many fields, because hyper has refused the head with the usual limit.
+    Most,
+}
+
+/// The HTTP library has refused the head of an HTTP/2 request.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP library has refused the head of an HTTP/2 request")]
+pub(super) struct RefusedHead;
+
 impl Limits {
     /// The limit of hyper for the size of a request head, in bytes.
     pub(super) fn library_head_bytes(&self) -> usize {
@@ -39,10 +60,37 @@ impl Limits {
     /// The limit of hyper for the number of fields over HTTP/1.1. `None` if the default of hyper
     /// applies: with another number than its default, hyper allocates memory for the fields of every
     /// head.
-    pub(super) fn library_fields(&self) -> Option<usize> {
-        let above = self.fields.saturating_add(ROOM_FIELDS);
-        (self.fields > DEFAULT_FIELDS).then_some(above)
+    pub(super) fn library_fields(&self, room: FieldRoom) -> Option<usize> {
+        let above = |room| Some(self.fields.saturating_add(room));
+        match room {
+            FieldRoom::Usual if self.fields <= DEFAULT_FIELDS => None,
+            FieldRoom::Usual => above(ROOM_FIELDS),
+            FieldRoom::Most => above(MOST_ROOM_FIELDS),
+        }
     }
+}
+
+/// Returns the begin of a request head that hyper has refused over HTTP/1.1: its method, its target
+/// and its `Host` fields. `bytes` are the bytes of the head that have arrived. Returns `None` if they
+/// do not begin with a request line.
+pub(super) fn beginning(bytes: &[u8]) -> Option<Parts> {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n')?;
+    let lines = bytes.get(..end)?.split(|byte| *byte == b'\n');
+    let mut lines = lines
+        .map(<[u8]>::trim_ascii_end)
+        .skip_while(|line| line.is_empty());
+    let mut words = lines.next()?.split(|byte| *byte == b' ');
+    let (method, target) = (words.next()?, words.next()?);
+    let mut request = Request::builder().method(method).uri(target);
+    for line in lines.take_while(|line| !line.is_empty()) {
+        let mut halves = line.splitn(2, |byte| *byte == b':');
+        if let (Some(name), Some(value)) = (halves.next(), halves.next())
+            && name.eq_ignore_ascii_case(header::HOST.as_str().as_bytes())
+        {
+            request = request.header(header::HOST, value.trim_ascii());
+        }
+    }
+    Some(request.body(()).ok()?.into_parts().0)
 }
 
 /// Returns true if a request head is above the limits of the settings. `received` is an upper bound
@@ -140,12 +188,52 @@ mod tests {
 
     #[test]
     fn the_library_gets_more_fields_only_if_the_settings_allow_more_than_its_default() {
-        for (fields, expected) in [(10, None), (100, None), (101, Some(201))] {
+        for (fields, expected, most) in
+            [(10, None, 1010), (100, None, 1100), (101, Some(201), 1101)]
+        {
             let limits = Limits {
                 fields,
                 ..Limits::default()
             };
-            assert_eq!(limits.library_fields(), expected);
+            assert_eq!(limits.library_fields(FieldRoom::Usual), expected);
+            assert_eq!(limits.library_fields(FieldRoom::Most), Some(most));
+        }
+    }
+
+    #[test]
+    fn d_07_the_begin_of_a_refused_head_names_its_path_and_its_host() {
+        let named = |text: &str| {
+            let parts = beginning(text.as_bytes())?;
+            let hosts = parts.headers.get_all(header::HOST).iter();
+            let hosts: Vec<_> = hosts
+                .map(|host| host.to_str().unwrap().to_owned())
+                .collect();
+            Some(format!(
+                "{} {} {}",
+                parts.method,
+                parts.uri,
+                hosts.join(" ")
+            ))
+        };
+        for (head, expected) in [
+            ("GET /a?b HTTP/1.1\r\nHost: c\r\nX-A: d", Some("GET /a?b c")),
+            (
+                "\r\nPOST /a HTTP/1.1\nX-A: host: e\nhOST:c\n\nHost: d\n",
+                Some("POST /a c"),
+            ),
+            (
+                "GET /a HTTP/1.1\r\nHost: c\r\nhost: d\r\n",
+                Some("GET /a c d"),
+            ),
+            // The last line may be cut.
+            ("GET /a HTTP/1.1\r\nHost: exam", Some("GET /a ")),
+            ("GET /a", None),
+            ("GET\r\n", None),
+            ("", None),
+            ("\r\n\r\n", None),
+            ("GET /\u{7f} HTTP/1.1\r\nHost: c\r\n", None),
+        ] {
+            assert_eq!(named(head).as_deref(), expected, "{head:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use super::arrivals::Opening;
 use super::connection::{BUFFER, Broken, Finished, Serving, answer, finish};
 use super::dormant::Stage;
+use super::head_limits::{FieldRoom, beginning};
 use super::phase::{Phase, Protocol};
 use super::refusal::Refusal;
 use super::socket::Plaintext;
@@ -26,6 +27,8 @@ enum Served<S> {
     /// The connection is dormant. If hyper has read a part of the next head, `early` contains this
     /// part.
     Dormant { stream: S, early: Bytes },
+    /// hyper has refused a head. `early` contains the bytes of the head that have arrived.
+    Refused { stream: S, early: Bytes },
     /// The connection has switched to another protocol.
     Switched(TunnelFn, Peer),
 }
@@ -39,14 +42,19 @@ where
     S: Duplex + 'static,
 {
     let state = Rc::clone(&serving.state);
+    let mut room = FieldRoom::Usual;
     loop {
-        let served = Box::pin(serve_requests(Rc::clone(&serving), stream, early)).await;
-        match served {
+        let requests = serve_requests(Rc::clone(&serving), (stream, early), room);
+        match Box::pin(requests).await {
             Served::Ended => return,
             Served::Dormant {
                 stream: open,
                 early: read,
             } => (stream, early) = (open, read),
+            Served::Refused {
+                stream: open,
+                early: read,
+            } => (stream, early, room) = (open, read, FieldRoom::Most),
             Served::Switched(tunnel, client) => {
                 let _in_flight = state.begin(Protocol::Http1);
                 let stop = TunnelStop(state);
@@ -61,7 +69,7 @@ where
     }
 }
 
-fn builder(settings: &Settings) -> http1::Builder {
+fn builder(settings: &Settings, room: FieldRoom) -> http1::Builder {
     let limits = &settings.limits;
     let mut builder = http1::Builder::new();
     builder
@@ -75,7 +83,7 @@ fn builder(settings: &Settings) -> http1::Builder {
         .title_case_headers(settings.title_case_fields)
         .max_header_size(limits.library_head_bytes())
         .max_buf_size(limits.library_head_bytes().max(BUFFER));
-    if let Some(fields) = limits.library_fields() {
+    if let Some(fields) = limits.library_fields(room) {
         builder.max_headers(fields);
     }
     builder
@@ -83,15 +91,21 @@ fn builder(settings: &Settings) -> http1::Builder {
 
 /// Serves HTTP/1.1 until the connection ends, becomes dormant or switches to another protocol.
 /// `early` contains bytes that were already read from the stream.
-async fn serve_requests<H, S>(serving: Rc<Serving<H>>, stream: S, early: Bytes) -> Served<S>
+async fn serve_requests<H, S>(
+    serving: Rc<Serving<H>>,
+    (stream, early): (S, Bytes),
+    room: FieldRoom,
+) -> Served<S>
 where
     H: Handler,
     S: Duplex + 'static,
 {
     let state = Rc::clone(&serving.state);
     let tunnel = Rc::clone(&serving.tunnel);
-    let plaintext = Plaintext::new(stream, Rc::clone(&state), Protocol::Http1).rewound(early);
-    let builder = builder(&serving.settings);
+    let plaintext = Plaintext::new(stream, Rc::clone(&state), Protocol::Http1)
+        .rewound(early)
+        .withholding_refusals(room == FieldRoom::Usual);
+    let builder = builder(&serving.settings, room);
     let answering = Rc::clone(&serving);
     let service = service_fn(move |request| answer(&answering, request, Protocol::Http1));
     let mut connection = builder.serve_connection(TokioIo::new(plaintext), service);
@@ -116,8 +130,14 @@ where
     let finished = finished.await;
     match finished {
         Err(broken) => {
+            let parts = connection.into_parts();
+            let io = parts.io.into_inner();
+            if io.has_withheld_refusal() {
+                let (stream, early) = io.into_parts(parts.read_buf);
+                return Served::Refused { stream, early };
+            }
             state.break_answer();
-            report(&serving, &broken);
+            report(&serving, &broken, &parts.read_buf);
             return Served::Ended;
         }
         Ok(Finished::Dormant) => {
@@ -146,7 +166,8 @@ where
 }
 
 /// Tells the handler why a connection has ended, if the client has sent something that is wrong.
-fn report<H: Handler>(serving: &Serving<H>, broken: &Broken) {
+/// `read` are the bytes of the refused head that have arrived.
+fn report<H: Handler>(serving: &Serving<H>, broken: &Broken, read: &[u8]) {
     let Broken::Http(error) = broken else {
         return;
     };
@@ -157,6 +178,7 @@ fn report<H: Handler>(serving: &Serving<H>, broken: &Broken) {
         serving.state.arrivals().opening()
     };
     if let Some(refusal) = Refusal::of_http1(error, opening) {
-        serving.refused(refusal, error);
+        let head = (refusal == Refusal::HeadTooLarge).then(|| beginning(read));
+        serving.refused(refusal, error, head.flatten().as_ref());
     }
 }

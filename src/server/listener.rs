@@ -97,7 +97,7 @@ pub(super) async fn accept<F: Future<Output = ()>>(
     open: impl Fn(TcpStream, SocketAddr) -> F,
     free_descriptors: impl Fn() -> bool,
 ) {
-    let (mut paused, mut freed) = (false, false);
+    let mut failures = Failures::default();
     let mut draining = pin!(drain.wait_for(|drain| *drain));
     loop {
         let accepted = tokio::select! {
@@ -107,26 +107,18 @@ pub(super) async fn accept<F: Future<Output = ()>>(
         };
         match accepted {
             Ok((stream, peer)) => {
-                (paused, freed) = (false, false);
+                failures = Failures::default();
                 open(stream, peer).await;
             }
             Err(error) if is_client_error(&error) => {}
             // The runtime drops the ended tasks before it continues here.
-            // If closing connections has not helped, the listener pauses before it closes more.
-            Err(error) if is_own_limit(&error) && !freed && free_descriptors() => {
-                freed = true;
+            Err(error) if failures.are_mended(&error, &free_descriptors) => {
                 tokio::task::yield_now().await;
             }
             Err(error) => {
                 // If the system has run out of descriptors or memory, an immediate retry would fail
-                // again and only use processor time. Only the first of several consecutive failures
-                // is logged.
-                if !paused {
-                    let hint = "the limit of descriptors of the process (LimitNOFILE, ulimit -n)";
-                    let keys = lacks_descriptor(&error).then_some(hint);
-                    tracing::warn!(%error, keys, "Connections cannot be accepted");
-                }
-                (paused, freed) = (true, false);
+                // again and only use processor time.
+                failures.report(&error);
                 tokio::select! {
                     biased;
                     _ended = &mut draining => break,
@@ -137,6 +129,35 @@ pub(super) async fn accept<F: Future<Output = ()>>(
     }
     if let Err(error) = take_queued(listener, open).await {
         tracing::warn!(%error, "Queued connections cannot be accepted");
+    }
+}
+
+/// The failures since the listener last accepted a connection.
+#[derive(Debug, Default)]
+struct Failures {
+    /// Whether the log contains one of the failures.
+    is_reported: bool,
+    /// Whether the latest failure has closed connections.
+    has_freed: bool,
+}
+
+impl Failures {
+    /// Calls `free_descriptors` if the process has no free descriptor. Returns true if the listener
+    /// tries again at once. If closing connections has not helped, the listener pauses before it
+    /// closes more.
+    fn are_mended(&mut self, error: &io::Error, free_descriptors: impl Fn() -> bool) -> bool {
+        self.has_freed = is_own_limit(error) && !self.has_freed && free_descriptors();
+        self.has_freed
+    }
+
+    /// Logs the first of several consecutive failures.
+    fn report(&mut self, error: &io::Error) {
+        if !self.is_reported {
+            let hint = "the limit of descriptors of the process (LimitNOFILE, ulimit -n)";
+            let keys = lacks_descriptor(error).then_some(hint);
+            tracing::warn!(%error, keys, "Connections cannot be accepted");
+        }
+        self.is_reported = true;
     }
 }
 
@@ -200,4 +221,35 @@ pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&KEEPALIVE)?;
     socket.set_tcp_notsent_lowat(MAX_UNSENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn f_22_a_listener_without_descriptors_pauses_if_closing_connections_does_not_help() {
+        let calls = Cell::new(0);
+        let free = |helps: bool| {
+            calls.set(calls.get() + 1);
+            helps
+        };
+        let error = |code: Errno| io::Error::from_raw_os_error(code.raw_os_error());
+        let mut failures = Failures::default();
+        // After each attempt that did not help, the listener pauses one time.
+        let tried: Vec<_> = (0..6)
+            .map(|_| failures.are_mended(&error(Errno::MFILE), || free(true)))
+            .collect();
+        assert_eq!(tried, [true, false, true, false, true, false]);
+        assert_eq!(calls.get(), 3);
+        assert!(!failures.are_mended(&error(Errno::MFILE), || free(false)));
+        assert_eq!(calls.get(), 4);
+        // Another process could take each descriptor that this process frees.
+        for code in [Errno::NFILE, Errno::NOMEM] {
+            assert!(!failures.are_mended(&error(code), || free(true)));
+        }
+        assert_eq!(calls.get(), 4);
+    }
 }

@@ -57,6 +57,7 @@ mod coarse_clock;
 mod connection;
 mod control;
 mod deadline;
+mod demand;
 mod descriptor_limit;
 mod dormant;
 mod frames;
@@ -195,8 +196,8 @@ pub(crate) struct Limits {
     /// or by hyper if the head is also above [`Limits::library_head_bytes`].
     pub(crate) head_bytes: usize,
     /// The maximum number of fields in a request head. A head with more fields is answered by
-    /// [`Handler::refuse_head`], or by hyper if an HTTP/1.1 head has more fields than hyper accepts.
-    /// All `Cookie` fields of an HTTP/2 request count as one field.
+    /// [`Handler::refuse_head`], or by hyper if an HTTP/1.1 head has a thousand fields more. All
+    /// `Cookie` fields of an HTTP/2 request count as one field.
     pub(crate) fields: usize,
     /// The maximum number of concurrent requests on one HTTP/2 connection.
     pub(crate) streams: u32,
@@ -312,12 +313,14 @@ pub(crate) trait Handler: 'static {
     ) -> Response<Self::Body>;
 
     /// The server calls this function when it closes a connection because of the bytes that the
-    /// client has sent. No handler gets these bytes.
+    /// client has sent, or when the HTTP library refuses the head of a request. No handler gets these
+    /// bytes. `head` is the begin of the head, if it is known.
     fn connection_refused(
         &self,
         _per_connection: &Self::PerConnection,
         _refusal: Refusal,
         _error: &dyn std::error::Error,
+        _head: Option<&Parts>,
     ) {
     }
 

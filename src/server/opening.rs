@@ -71,19 +71,20 @@ impl<H: Handler> Worker<H> {
             tokio::task::spawn_local(async move {
                 let header = Box::pin(read_header(&registration.state, stream, &proxies));
                 if let Some((stream, stated)) = header.await {
+                    registration.state.place.states(stated);
                     let client = stated.and_then(|stated| worker.handler.client(stated));
                     let registry = &worker.registry;
                     let admission =
                         client.map_or(Admission::Exempt, |client| registry.admit(client));
                     if registry.settle(&registration.state, admission).await {
-                        let serving = worker.serving(&registration, stated, config.is_some());
+                        let serving = worker.serving(&registration, config.is_some());
                         serve(serving, stream, config).await;
                     }
                 }
                 drop(registration);
             })
         } else {
-            let serving = self.serving(&registration, None, config.is_some());
+            let serving = self.serving(&registration, config.is_some());
             tokio::task::spawn_local(async move {
                 if worker.registry.settle(&registration.state, admission).await {
                     drop(worker);
@@ -95,14 +96,8 @@ impl<H: Handler> Worker<H> {
         state.spawned(task.abort_handle());
     }
 
-    /// Creates the data for the requests of a connection. `stated` is the address in the PROXY
-    /// header.
-    fn serving(
-        &self,
-        registration: &Registration,
-        stated: Option<SocketAddr>,
-        is_encrypted: bool,
-    ) -> Rc<Serving<H>> {
+    /// Creates the data for the requests of a connection.
+    fn serving(&self, registration: &Registration, is_encrypted: bool) -> Rc<Serving<H>> {
         let state = &registration.state;
         let security = if is_encrypted {
             Security::Tls
@@ -110,7 +105,7 @@ impl<H: Handler> Worker<H> {
             Security::Plain
         };
         let per_connection = self.handler.connection_opened(Connection {
-            peer: stated.unwrap_or(state.peer),
+            peer: state.client(),
             socket_peer: state.peer,
             security,
         });

@@ -1,11 +1,13 @@
 //! The place of a connection among all connections of the server.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::clients::{ClientCount, ClientId};
+use super::deadline::ConnectionState;
 use super::slots::Slot;
 
 /// The longest time for which a connection stays open after the gateway has asked the connection to
@@ -18,6 +20,8 @@ pub(super) struct Place {
     slot: RefCell<Option<Slot>>,
     /// `None` if the connection belongs to a proxy, or if its client is not known yet.
     client: RefCell<Option<ClientCount>>,
+    /// The address in the PROXY header.
+    stated: Cell<Option<SocketAddr>>,
     is_shed: Cell<bool>,
 }
 
@@ -30,6 +34,11 @@ impl Place {
     /// Counts the connection as a connection of this client.
     pub(super) fn belongs_to(&self, client: ClientCount) {
         self.client.replace(Some(client));
+    }
+
+    /// Records the address in the PROXY header of the connection.
+    pub(super) fn states(&self, address: Option<SocketAddr>) {
+        self.stated.set(address);
     }
 
     /// Frees the slot when the connection has ended.
@@ -73,5 +82,13 @@ impl Place {
     /// Counts the descriptor of the connection to the app; see [`Slot::second_descriptor`].
     pub(super) fn second_descriptor(&self) -> Option<OwnedSemaphorePermit> {
         self.slot.borrow().as_ref()?.second_descriptor()
+    }
+}
+
+impl ConnectionState {
+    /// The address from which the requests of the connection come: the address in the PROXY header,
+    /// or the other end of the socket.
+    pub(super) fn client(&self) -> SocketAddr {
+        self.place.stated.get().unwrap_or(self.peer)
     }
 }

@@ -74,7 +74,7 @@ impl Reports {
         }
     }
 
-    /// Reports that a connection of the socket peer `client` is closed. `now` is the time since the
+    /// Reports that a connection of `client` is closed. `now` is the time since the
     /// Unix epoch.
     pub(super) fn shed(&self, reason: ShedReason, client: IpAddr, now: Duration) {
         let Some(metrics) = &self.metrics else {

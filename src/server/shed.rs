@@ -14,6 +14,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,8 +22,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::clients::{ClientCount, ClientId};
 use super::deadline::{ConnectionState, Phase};
+use super::demand::{Answers, Need};
 use super::report::ShedReason;
-use super::slots::{Demand, Slot};
+use super::slots::Slot;
 use super::worker::Registry;
 
 /// A new connection closes this fraction of the waiting connections of a worker. One search
@@ -30,30 +32,15 @@ use super::worker::Registry;
 const FRACTION: usize = 64;
 /// While a worker waits for a slot, each sweep closes this fraction of the waiting connections.
 const FRACTION_OF_SWEEP: usize = 8;
-/// The longest time for which a worker waits until another worker has closed a connection.
-const PATIENCE: Duration = Duration::from_millis(20);
-/// The longest time for which a worker waits for the slot of a connection that it has closed itself.
-/// The slot is free as soon as the tasks of the worker have run.
-const OWN_PATIENCE: Duration = Duration::from_millis(200);
-/// The number of times a worker looks in [`PATIENCE`] whether a client has room.
-const LOOKS: u32 = 4;
+/// The longest time for which a worker waits until the other workers have looked at its demand, and
+/// until the task of a closed connection has freed its slot. Both take only as long as the tasks of a
+/// worker run.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The time for which a client at its limit waits until one of its connections ends by itself.
+const ENDING: Duration = Duration::from_millis(20);
 /// The number of searches between two sweeps for clients that have reached their limit. After these
 /// searches, the new connections of such clients are closed without a search.
 const SEARCHES: usize = 64;
-
-/// What a new connection needs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Need {
-    /// A slot. Only clients with more than their share lose connections.
-    SlotOfOverShare,
-    /// A slot. Every client can lose connections.
-    Slot,
-    /// A descriptor, because the operating system has refused one. Every client can lose
-    /// connections.
-    Descriptor,
-    /// Room below the limit of this client. Only this client loses connections.
-    RoomOfClient(ClientId),
-}
 
 /// Whether a client may have one more connection.
 #[derive(Debug)]
@@ -91,21 +78,38 @@ impl Registry {
             return Some(slot);
         }
         if self.slots.clients.is_one_over_share() && !self.asked_in_vain.get() {
-            let patience = if self.shed(Need::SlotOfOverShare, FRACTION) == 0 {
-                self.ask_others(Need::SlotOfOverShare);
-                PATIENCE
-            } else {
-                OWN_PATIENCE
-            };
-            if let Ok(slot) = timeout(patience, self.slots.take()).await {
-                return slot;
+            if let Some(slot) = self.slot_of_over_share().await {
+                return Some(slot);
             }
             self.asked_in_vain.set(true);
         }
         if self.shed(Need::Slot, FRACTION) == 0 {
-            self.ask_others(Need::Slot);
+            drop(self.ask_others(Need::Slot));
         }
+        let _waiting = self.slots.want();
         self.slots.take().await
+    }
+
+    /// Returns the slot of a client with more than its share. Returns `None` if all connections of
+    /// such clients have requests in progress.
+    async fn slot_of_over_share(&self) -> Option<Slot> {
+        let need = Need::SlotOfOverShare;
+        let freeing =
+            async { self.shed(need, FRACTION) > 0 || self.ask_others(need).is_met().await };
+        let slot = async {
+            let mut slot = pin!(self.slots.take());
+            // The worker first joins the queue for slots, so that no other worker gets the slot that
+            // becomes free.
+            tokio::select! {
+                biased;
+                slot = &mut slot => return slot,
+                is_freed = freeing => if !is_freed {
+                    return None;
+                },
+            }
+            slot.await
+        };
+        timeout(PATIENCE, slot).await.ok().flatten()
     }
 
     /// Returns a slot for a connection of a client that has reached its limit. Refuses the connection
@@ -123,7 +127,7 @@ impl Registry {
     pub(super) fn free_descriptors(&self) -> bool {
         let shed = self.shed(Need::Descriptor, FRACTION);
         if shed == 0 {
-            self.ask_others(Need::Descriptor);
+            drop(self.ask_others(Need::Descriptor));
         }
         shed > 0
     }
@@ -162,7 +166,7 @@ impl Registry {
             Admission::Counted(count) => count,
             Admission::Pending(count) => {
                 if !Box::pin(self.room_made_by_others(count.client())).await {
-                    self.report(ShedReason::ClientRefused, state.peer.ip());
+                    self.report(ShedReason::ClientRefused, state.client().ip());
                     return false;
                 }
                 count
@@ -173,14 +177,13 @@ impl Registry {
     }
 
     async fn room_made_by_others(&self, client: ClientId) -> bool {
-        self.ask_others(Need::RoomOfClient(client));
-        for _look in 0..LOOKS {
-            sleep(PATIENCE.checked_div(LOOKS).unwrap_or_default()).await;
-            if self.has_room(client) {
-                return true;
-            }
+        let mut answers = self.ask_others(Need::RoomOfClient(client));
+        let room = async { while answers.is_met().await && !self.has_room(client) {} };
+        timeout(PATIENCE, room).await.unwrap_or_default();
+        if !self.has_room(client) {
+            sleep(ENDING).await;
         }
-        false
+        self.has_room(client)
     }
 
     fn has_room(&self, client: ClientId) -> bool {
@@ -210,24 +213,22 @@ impl Registry {
     ///
     /// Cancel safe.
     pub(super) async fn shed_for_others(&self) {
-        let mut demands = self.slots.demands();
-        while demands.changed().await.is_ok() {
-            let Demand { worker, need } = *demands.borrow_and_update();
-            let is_needed = match need {
+        let mut demands = self.slots.demands.receiver();
+        while let Some(demand) = demands.next().await {
+            let is_needed = match demand.need {
                 Need::Slot | Need::SlotOfOverShare => self.slots.is_full(),
-                Need::Descriptor | Need::RoomOfClient(_) => true,
+                Need::Descriptor => true,
+                Need::RoomOfClient(client) => !self.has_room(client),
             };
-            if worker != self.index && is_needed {
-                self.shed(need, FRACTION);
+            let is_own = demand.worker == Some(self.index);
+            if !is_own && is_needed && self.shed(demand.need, FRACTION) > 0 {
+                demand.is_met();
             }
         }
     }
 
-    fn ask_others(&self, need: Need) {
-        self.slots.ask(Demand {
-            worker: self.index,
-            need,
-        });
+    fn ask_others(&self, need: Need) -> Answers {
+        self.slots.demands.ask(Some(self.index), need)
     }
 
     /// Closes a fraction of the waiting connections, and at least one. If a client needs room, closes
@@ -295,7 +296,7 @@ impl Registry {
     }
 
     fn close(&self, state: &ConnectionState, reason: ShedReason) {
-        let client = state.peer;
+        let client = state.client();
         tracing::debug!(client.address = %client, reason = reason.name(), "Connection is closed");
         self.report(reason, client.ip());
         state.place.shed();

@@ -8,12 +8,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Limits;
 use super::clients::Clients;
+use super::demand::{Demands, Need};
 use super::report::Reports;
-use super::shed::Need;
 
 /// A client has more than its share if it has more than this fraction (one eighth) of the
 /// connections.
@@ -28,19 +28,11 @@ pub(super) struct Slots {
     /// The maximum number of connections of one client.
     pub(super) most: usize,
     pub(super) reports: Reports,
-    /// The number of workers that wait for a slot.
+    /// The number of workers that wait for a slot that every client can lose.
     waiting: AtomicUsize,
     /// The number of workers that have asked for an index.
     workers: AtomicUsize,
-    demand: watch::Sender<Demand>,
-}
-
-/// What a worker needs and cannot get by closing its own connections.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Demand {
-    /// The index of the worker.
-    pub(super) worker: usize,
-    pub(super) need: Need,
+    pub(super) demands: Demands,
 }
 
 impl Slots {
@@ -56,10 +48,6 @@ impl Slots {
             Some(most) => most.min(default.max(1)),
             None => default,
         };
-        let nothing = Demand {
-            worker: usize::MAX,
-            need: Need::Slot,
-        };
         Arc::new(Self {
             connections: Arc::new(Semaphore::new(connections)),
             descriptors: Arc::new(Semaphore::new(descriptors)),
@@ -68,7 +56,7 @@ impl Slots {
             reports,
             waiting: AtomicUsize::new(0),
             workers: AtomicUsize::new(0),
-            demand: watch::Sender::new(nothing),
+            demands: Demands::new(),
         })
     }
 
@@ -82,7 +70,7 @@ impl Slots {
         self.connections.available_permits() == 0 || self.descriptors.available_permits() == 0
     }
 
-    /// Returns true if a worker waits for a slot.
+    /// Returns true if a worker waits for a slot that every client can lose.
     pub(super) fn is_wanted(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
@@ -104,7 +92,6 @@ impl Slots {
     ///
     /// Cancel safe.
     pub(super) async fn take(self: &Arc<Self>) -> Option<Slot> {
-        let _waiting = Waiting::new(self);
         let connection = Arc::clone(&self.connections).acquire_owned().await.ok()?;
         let descriptor = Arc::clone(&self.descriptors).acquire_owned().await.ok()?;
         Some(Slot {
@@ -114,26 +101,16 @@ impl Slots {
         })
     }
 
-    /// Asks all other workers to close waiting connections.
-    pub(super) fn ask(&self, demand: Demand) {
-        self.demand.send_replace(demand);
-    }
-
-    /// Returns a receiver of the demands of all workers.
-    pub(super) fn demands(&self) -> watch::Receiver<Demand> {
-        self.demand.subscribe()
+    /// Counts the worker as waiting for a slot until the returned value is dropped. Meanwhile, the
+    /// sweeps of all workers close connections.
+    pub(super) fn want(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(&self.waiting)
     }
 }
 
 /// Counts a worker as waiting until this value is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(slots: &'a Slots) -> Self {
-        slots.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(&slots.waiting)
-    }
-}
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
@@ -156,10 +133,7 @@ impl Slot {
     pub(super) fn second_descriptor(&self) -> Option<OwnedSemaphorePermit> {
         let permit = Arc::clone(&self.slots.descriptors).try_acquire_owned().ok();
         if permit.is_none() {
-            self.slots.ask(Demand {
-                worker: usize::MAX,
-                need: Need::Slot,
-            });
+            drop(self.slots.demands.ask(None, Need::Slot));
         }
         permit
     }

@@ -176,6 +176,19 @@ pub(super) struct Plaintext<S> {
     /// Bytes that were already read from `inner`. The next read from this stream returns the bytes
     /// in `early`.
     early: Bytes,
+    refusals: Refusals,
+}
+
+/// What happens to an answer with which hyper itself refuses a head.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Refusals {
+    /// The client gets the answer.
+    Sent,
+    /// The client gets no answer with the status 431, because the head is read again with other
+    /// limits.
+    Withheld,
+    /// hyper has sent an answer that was withheld.
+    Found,
 }
 
 impl<S> Plaintext<S> {
@@ -187,7 +200,38 @@ impl<S> Plaintext<S> {
             preface: PREFACE.len(),
             frames: Frames::default(),
             early: Bytes::new(),
+            refusals: Refusals::Sent,
         }
+    }
+
+    /// Withholds an answer with which hyper itself refuses a head above its limits.
+    pub(super) fn withholding_refusals(self, withholds: bool) -> Self {
+        let refusals = if withholds {
+            Refusals::Withheld
+        } else {
+            Refusals::Sent
+        };
+        Self { refusals, ..self }
+    }
+
+    /// Returns true if hyper has refused a head, and the answer was withheld.
+    pub(super) fn has_withheld_refusal(&self) -> bool {
+        self.refusals == Refusals::Found
+    }
+
+    /// Returns true if `bytes` must not be sent. From the begin of a head to the begin of its request,
+    /// hyper sends only answers of its own.
+    #[inline]
+    fn withholds(&mut self, bytes: &[u8]) -> bool {
+        self.state.phase() == Phase::Head && self.is_refusal(bytes)
+    }
+
+    #[cold]
+    fn is_refusal(&mut self, bytes: &[u8]) -> bool {
+        if self.refusals == Refusals::Withheld && bytes.starts_with(b"HTTP/1.1 431 ") {
+            self.refusals = Refusals::Found;
+        }
+        self.refusals == Refusals::Found
     }
 
     /// Makes the next read return the bytes in the argument `early`.
@@ -236,6 +280,8 @@ impl<S> Plaintext<S> {
                     self.state.arrivals().flooded();
                     return Err(io::Error::other(flood));
                 }
+                let heads = self.frames.take_heads();
+                self.state.arrivals().heads_arrived(heads);
                 if self.preface > 0 {
                     self.state.head_begins();
                     self.preface = self.preface.saturating_sub(count);
@@ -286,6 +332,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plaintext<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.withholds(buf) {
+            return Poll::Ready(Ok(buf.len()));
+        }
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -294,6 +343,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plaintext<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(first) = bufs.first()
+            && self.withholds(first)
+        {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
@@ -311,6 +365,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plaintext<S> {
     /// response.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.has_withheld_refusal() {
+            return Poll::Ready(Ok(()));
+        }
         if this.state.phase() != Phase::Linger {
             let linger = this.protocol == Protocol::Http1 && this.state.has_unread_input();
             ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;

@@ -44,7 +44,7 @@ impl Switch {
                 let Some(upgrade) = UpgradeRequest::read(head) else {
                     if let Some(protocols) = head.headers.get(UPGRADE) {
                         tracing::debug!(
-                            client.address = %serving.state.peer,
+                            client.address = %serving.state.client(),
                             ?protocols,
                             "The field Upgrade of a request is ignored"
                         );

@@ -372,7 +372,7 @@ impl Registry {
         let connections = self.connections.borrow();
         self.coarse_clock.set_crowded(connections.len() > CROWD);
         for state in connections.values() {
-            let client = state.peer;
+            let client = state.client();
             state.sweep_bodies(now);
             let streams = state.end_blocked_streams(now, (deadlines.write, lowest));
             slow.extend(state.slow_readers());

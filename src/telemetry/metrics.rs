@@ -74,6 +74,7 @@ pub struct Metrics {
     buffered: Gauge,
     http2_windows: Gauge,
     spilled: Gauge,
+    spill_files: Gauge,
     refused_spills: Family<Labels, Counter>,
     refusals: Family<Labels, Counter>,
     refreshing: Gauge,
@@ -119,6 +120,7 @@ impl Default for Metrics {
             buffered: Gauge::default(),
             http2_windows: Gauge::default(),
             spilled: Gauge::default(),
+            spill_files: Gauge::default(),
             refused_spills: Family::default(),
             refusals: Family::default(),
             refreshing: Gauge::default(),
@@ -254,6 +256,8 @@ impl Metrics {
         registry.register("http2_window_bytes", windows, self.http2_windows.clone());
         let spilled = "Bytes of the buffers for slow clients that are in files";
         registry.register("spilled_bytes", spilled, self.spilled.clone());
+        let files = "Open files with buffered bodies";
+        registry.register("spill_files", files, self.spill_files.clone());
         let refused = "Bodies that could not be written to a file, by reason";
         registry.register("refused_spills", refused, self.refused_spills.clone());
     }
@@ -394,7 +398,13 @@ impl Metrics {
         &self.spilled
     }
 
-    /// Counts a body that could not be written to a file. `reason` is `full` or `disk_error`.
+    /// The number of open files with buffered bodies.
+    pub(crate) fn spill_files(&self) -> &Gauge {
+        &self.spill_files
+    }
+
+    /// Counts a body that could not be written to a file. `reason` is `full`, `descriptors` or
+    /// `disk_error`.
     pub(crate) fn refused_spill(&self, reason: &'static str) {
         let labels = vec![("reason", reason.into())];
         self.refused_spills.get_or_create_owned(&labels).inc();

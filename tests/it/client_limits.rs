@@ -2,9 +2,13 @@
 
 use std::process::Command;
 
-use crate::support::gateway::{PROGRAM, Settings};
+use serde_json::Value;
+
+use crate::support::gateway::{PROGRAM, Process, Settings};
+use crate::support::provider::StandIn;
 use crate::support::raw::Raw;
-use crate::support::scene::{ORIGIN, Scene};
+use crate::support::scene::{ORIGIN, ROUTES, Scene};
+use crate::support::upstream::{Answer, RecordingUpstream};
 
 const REQUEST: &str = "GET /public HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -73,6 +77,45 @@ async fn d_43_the_client_of_a_load_balancer_is_the_address_in_the_proxy_header()
     for connection in [&mut other, &mut second].into_iter().chain(&mut exempt) {
         assert_open(connection).await;
     }
+}
+
+#[tokio::test]
+async fn d_43_the_warnings_name_the_client_of_a_load_balancer() {
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    let settings = Settings::new(ORIGIN, &provider.url(), &app.url())
+        .with(ROUTES)
+        .server("connections_per_client = 1\nproxy_protocol = [\"127.0.0.1\"]");
+    let process = Process::start(settings).await;
+    let line = |address: &str| format!("PROXY TCP4 {address} 192.0.2.99 40000 443\r\n{REQUEST}");
+    let mut first = Raw::connect(process.address()).await;
+    first.send(line("192.0.2.2")).await;
+    assert_eq!(first.response("GET").await.unwrap().status(), 200);
+    let mut second = Raw::connect(process.address()).await;
+    second.send(line("192.0.2.2")).await;
+    assert_eq!(second.response("GET").await.unwrap().status(), 200);
+    first.closed().await;
+    // The request of this client stays in progress, so its next connection is closed.
+    app.next(Answer::silence());
+    let mut busy = Raw::connect(process.address()).await;
+    busy.send(line("192.0.2.4")).await;
+    app.wait_until(|requests| requests.len() == 3).await;
+    let mut refused = Raw::connect(process.address()).await;
+    refused.send(line("192.0.2.4")).await;
+    refused.closed().await;
+    for (reason, client) in [
+        ("client_limit", "192.0.2.2"),
+        ("client_refused", "192.0.2.4"),
+    ] {
+        let reason = format!("\"reason\":\"{reason}\"");
+        let is_warning = |line: &&str| line.contains("WARN") && line.contains(&reason);
+        process
+            .wait_for_log(|log| log.lines().any(|line| is_warning(&line)))
+            .await;
+        let log = process.log();
+        let warning: Value = serde_json::from_str(log.lines().find(is_warning).unwrap()).unwrap();
+        assert_eq!(warning["client.address"], client, "{warning}");
+    }
+    drop(busy);
 }
 
 #[test]

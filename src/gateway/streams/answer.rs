@@ -9,12 +9,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 
+use super::early_end::{broken_end, grpc_status};
 use super::read_ahead::{AnswerSource, ReadAhead};
 use super::slow::{SlowEntry, Waiter};
 use super::{Cut, CutCause, ObservedStream, StreamBytes, StreamGuard, Streams};
@@ -23,7 +23,6 @@ use crate::gateway::body::{BodyError, UpstreamBody};
 use crate::gateway::body_buffer::BufferSizes;
 use crate::gateway::error::FILE_LOST;
 use crate::gateway::request_log::{COMPLETE, RequestLog, interruption};
-use crate::origin;
 use crate::server::{AnswerControl, BodyWatch, SlowReader};
 use crate::target::Target;
 use crate::telemetry::chain;
@@ -458,46 +457,4 @@ async fn evicted(watch: Option<EvictionWatch>) -> Cut {
     };
     let (cause, reason) = (CutCause::Limit, watch.evicted().await.reason());
     Cut { cause, reason }
-}
-
-/// Returns the end code for an answer whose body has failed with `error`. Returns `None` if the
-/// client has not sent its whole request body.
-pub(in crate::gateway) fn broken_end(error: &origin::Error) -> Option<&'static str> {
-    match error {
-        // The client has not sent its whole request body.
-        origin::Error::RequestBody(_) => None,
-        origin::Error::BodyTimeout => Some("upstream_body_timeout"),
-        origin::Error::Evicted(eviction) => Some(eviction.reason()),
-        origin::Error::BadSwitch
-        | origin::Error::Broken(_)
-        | origin::Error::Busy
-        | origin::Error::CallTimeout
-        | origin::Error::Connect(_)
-        | origin::Error::ConnectTimeout
-        | origin::Error::Framing
-        | origin::Error::HeadTimeout
-        | origin::Error::HeadTooLarge(_)
-        | origin::Error::Http2(_)
-        | origin::Error::NoHttp2(_)
-        | origin::Error::Proxy { .. }
-        | origin::Error::Resolve(_)
-        | origin::Error::Tls(_)
-        | origin::Error::TooLarge
-        | origin::Error::TooManyFields(_)
-        | origin::Error::Unconfigured
-        | origin::Error::UnrequestedUpgrade => Some("upstream_broken"),
-    }
-}
-
-/// Returns the trailers for a gRPC answer that the gateway ends early.
-fn grpc_status(cause: CutCause) -> HeaderMap {
-    let (status, message) = match cause {
-        CutCause::Limit => ("14", "the stream has ended"),
-        CutCause::Rule => ("7", "the user may not use this service"),
-        CutCause::Session => ("16", "the session has ended"),
-    };
-    let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert("grpc-status", HeaderValue::from_static(status));
-    trailers.insert("grpc-message", HeaderValue::from_static(message));
-    trailers
 }

@@ -8,6 +8,7 @@
 
 mod answer;
 mod counts;
+mod early_end;
 mod guard;
 mod observed;
 mod read_ahead;
@@ -19,9 +20,10 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-pub(super) use self::answer::{AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup, broken_end};
+pub(super) use self::answer::{AnswerFormat, AnswerOwner, LongAnswer, LongAnswerSetup};
 pub(crate) use self::counts::StreamCounts;
 pub(super) use self::counts::StreamSlot;
+pub(super) use self::early_end::broken_end;
 pub use self::guard::Cut;
 pub(super) use self::guard::{CutCause, StreamGuard};
 pub(super) use self::observed::{ObservedStream, StreamBytes};

@@ -95,6 +95,97 @@ async fn a_client_that_keeps_sending_after_a_malformed_head_is_reported() {
 }
 
 #[tokio::test]
+async fn d_07_a_head_with_many_fields_is_read_again_and_refused_by_the_handler() {
+    let mut server = Server::start(with(long()));
+    let head = |fields: usize| {
+        let more = "X-A: b\r\n".repeat(fields);
+        format!("GET /many HTTP/1.1\r\nHost: a\r\n{more}\r\n")
+    };
+    for fields in [120, 1000] {
+        let mut plain = server.client().await;
+        let mut secure = server.secure_client(&[]).await;
+        // The head arrives in two pieces, and with the next head.
+        let text = head(fields);
+        let (first, rest) = text.split_at(text.len() / 2);
+        plain.send(first).await;
+        let mut other = server.client().await;
+        assert!(other.get("/").await.ends_with("hello"));
+        server.entered("/").await;
+        server.left("/").await;
+        let next = "GET /next HTTP/1.1\r\nHost: a\r\n\r\n";
+        plain.send([rest, next].concat()).await;
+        secure.send([&text, next].concat()).await;
+        let plain = plain.until("hello").await;
+        let secure = secure.until("hello").await;
+        for answers in [plain, secure] {
+            assert!(answers.starts_with("HTTP/1.1 431"), "{answers}");
+            assert_eq!(answers.matches("HTTP/1.1").count(), 2, "{answers}");
+            assert!(answers.contains("too large"), "{answers}");
+        }
+        for _ in 0..2 {
+            server.entered("/next").await;
+            server.left("/next").await;
+        }
+    }
+    // hyper refuses more fields, after requests of the same connection, too.
+    let mut client = server.client().await;
+    assert!(client.get("/").await.ends_with("hello"));
+    server.entered("/").await;
+    server.left("/").await;
+    client.send(head(1200)).await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{answer}");
+    server.refused(Refusal::HeadTooLarge).await;
+}
+
+/// The frames of an HTTP/2 request for `https://a/` with a field of this length.
+fn http2_request(stream: u8, length: usize) -> Vec<u8> {
+    const PIECE: usize = 16_384;
+    let mut block = b"\x82\x87\x84\x41\x01a\x00\x03x-a\x7f".to_vec();
+    let mut rest = length.checked_sub(127).unwrap();
+    while rest >= 128 {
+        block.push(u8::try_from(rest % 128).unwrap() | 128);
+        rest /= 128;
+    }
+    block.push(u8::try_from(rest).unwrap());
+    block.extend(std::iter::repeat_n(b'x', length));
+    let pieces = block.chunks(PIECE).collect::<Vec<_>>();
+    let last = pieces.len().checked_sub(1).unwrap();
+    let frames = pieces.iter().enumerate().flat_map(|(number, piece)| {
+        let [.., high, middle, low] = u32::try_from(piece.len()).unwrap().to_be_bytes();
+        let kind = if number == 0 { 1 } else { 9 };
+        let end_stream = u8::from(number == 0);
+        let end_headers = if number == last { 4 } else { 0 };
+        let flags = end_stream | end_headers;
+        let head = [high, middle, low, kind, flags, 0, 0, 0, stream];
+        [&head, *piece].concat()
+    });
+    frames.collect()
+}
+
+#[tokio::test]
+async fn d_07_a_head_that_the_library_refuses_over_http2_is_reported() {
+    let mut server = Server::start(with(long()));
+    let mut client = server.secure_client(&[b"h2"]).await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    client.send(preface).await;
+    client.send(http2_request(1, 70_000)).await;
+    server.refused(Refusal::HeadTooLarge).await;
+    // The connection serves other requests. The handler refuses the first of them.
+    client.send(http2_request(3, 40_000)).await;
+    client.send(http2_request(5, 1000)).await;
+    server.entered("/").await;
+    server.left("/").await;
+    client.send(http2_request(7, 70_000)).await;
+    server.refused(Refusal::HeadTooLarge).await;
+    assert!(
+        server.events.try_recv().is_err(),
+        "nothing else is reported"
+    );
+}
+
+#[tokio::test]
 async fn d_07_the_hundredth_field_passes_and_the_next_does_not() {
     let server = Server::start(with(long()));
     for (fields, expected) in [(98, "HTTP/1.1 200 OK"), (99, "HTTP/1.1 431")] {

@@ -31,9 +31,11 @@ mod deadlines;
 mod dormant;
 mod drain;
 mod early;
+mod half_closed;
 mod heads;
 mod heartbeats;
 mod protocols;
+mod served;
 mod shedding;
 
 /// The time limit of one step of a test. If a step takes longer than `TEST_TIMEOUT`, the test
@@ -47,6 +49,8 @@ const MODEST: Duration = Duration::from_millis(600);
 /// The pause between two bytes of a slow client. The pause between two bytes is much shorter than
 /// the deadline [`SHORT`].
 const DRIP: Duration = Duration::from_millis(20);
+/// The length of the answer to `/large`.
+const LARGE: usize = 32 * 1024 * 1024;
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 /// Returns deadlines that are too long to pass in a test. Each test shortens the deadline that it
@@ -156,6 +160,8 @@ impl Handler for Site {
                 }));
                 respond(StatusCode::OK, "later")
             }
+            // Larger than the buffers of the sockets of both sides.
+            "/large" => Response::new(Pieces::of(&[&"x".repeat(LARGE)])),
             "/early" => respond(StatusCode::UNAUTHORIZED, "early"),
             _ => Response::new(Pieces::of(&["hel", "lo"])),
         }
@@ -165,7 +171,13 @@ impl Handler for Site {
         respond(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too large")
     }
 
-    fn connection_refused(&self, (): &(), refusal: Refusal, _error: &dyn std::error::Error) {
+    fn connection_refused(
+        &self,
+        (): &(),
+        refusal: Refusal,
+        _error: &dyn std::error::Error,
+        _head: Option<&Parts>,
+    ) {
         self.0.events.send(Event::Refused(refusal)).unwrap();
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Barrier;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -56,11 +57,14 @@ async fn working_app() -> RecordingUpstream {
 }
 
 /// Sends one request after the other, until the gateway closes the connection. Returns the number
-/// of answers, each of which must be complete.
-async fn over_http_1(door: Arc<Door>, cookie: String) -> usize {
+/// of answers, each of which must be complete. Waits at `begun` after the first answer.
+async fn over_http_1(door: Arc<Door>, cookie: String, begun: Arc<Barrier>) -> usize {
     let mut client = door.connect().await;
     let mut answered = 0;
     loop {
+        if answered == 1 {
+            begun.wait().await;
+        }
         let request = format!("GET /load HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
         client.send(request).await;
         let Some(answer) = client.response("GET").await else {
@@ -73,11 +77,14 @@ async fn over_http_1(door: Arc<Door>, cookie: String) -> usize {
 }
 
 /// Does the same with several requests at once on one HTTP/2 connection.
-async fn over_http_2(door: Arc<Door>, cookie: String) -> usize {
+async fn over_http_2(door: Arc<Door>, cookie: String, begun: Arc<Barrier>) -> usize {
     let mut client = door.connect_http2().await;
     let mut answered = 0;
     let mut numbers = (1..).step_by(2);
     loop {
+        if answered == STREAMS {
+            begun.wait().await;
+        }
         let streams: Vec<u32> = numbers.by_ref().take(STREAMS).collect();
         for stream in &streams {
             client.head(*stream, &get("/load", &cookie), false).await;
@@ -93,8 +100,19 @@ async fn over_http_2(door: Arc<Door>, cookie: String) -> usize {
     }
 }
 
+/// The clients and the row wait here until each client has an answer. On a busy machine, a client
+/// could otherwise connect only after the stop.
+fn barrier() -> Arc<Barrier> {
+    Arc::new(Barrier::new(CLIENTS + 1))
+}
+
 /// Sends SIGTERM while `clients` send requests. Every request that has reached the app is answered.
-async fn terminate(row: &mut Row, app: &RecordingUpstream, mut clients: JoinSet<usize>) {
+async fn terminate(
+    row: &mut Row,
+    app: &RecordingUpstream,
+    (mut clients, begun): (JoinSet<usize>, Arc<Barrier>),
+) {
+    begun.wait().await;
     app.wait_until(|requests| requests.len() > WARM).await;
     row.door.close();
     row.gateway.signal("TERM").await;
@@ -117,11 +135,12 @@ async fn f_14_sigterm_under_http_1_load_breaks_no_answer_and_signs_nobody_out() 
         plan,
         async |row: &mut Row| {
             let cookie = row.cookie("alice").await;
-            let mut clients = JoinSet::new();
+            let (mut clients, begun) = (JoinSet::new(), barrier());
             for _ in 0..CLIENTS {
-                clients.spawn(over_http_1(Arc::clone(&row.door), cookie.clone()));
+                let client = over_http_1(Arc::clone(&row.door), cookie.clone(), Arc::clone(&begun));
+                clients.spawn(client);
             }
-            terminate(row, &app, clients).await;
+            terminate(row, &app, (clients, begun)).await;
             row.is_signed_in("alice", &cookie).await;
         },
     )
@@ -138,11 +157,12 @@ async fn f_14_sigterm_under_http_2_load_breaks_no_answer_and_signs_nobody_out() 
     };
     run_row("SIGTERM under HTTP/2 load", plan, async |row: &mut Row| {
         let cookie = row.cookie("alice").await;
-        let mut clients = JoinSet::new();
+        let (mut clients, begun) = (JoinSet::new(), barrier());
         for _ in 0..CLIENTS {
-            clients.spawn(over_http_2(Arc::clone(&row.door), cookie.clone()));
+            let client = over_http_2(Arc::clone(&row.door), cookie.clone(), Arc::clone(&begun));
+            clients.spawn(client);
         }
-        terminate(row, &app, clients).await;
+        terminate(row, &app, (clients, begun)).await;
     })
     .await;
 }
@@ -162,13 +182,15 @@ async fn f_16_sigkill_during_requests_and_logins_signs_nobody_out() {
         row.outcome.more_rows += KILLS - 1;
         let mut signed_in = vec![("alice".to_owned(), row.cookie("alice").await)];
         for kill in 0..KILLS {
-            let mut tasks = JoinSet::new();
+            let (mut tasks, begun) = (JoinSet::new(), barrier());
             for _ in 0..CLIENTS {
-                let load = over_http_1(Arc::clone(&row.door), signed_in[0].1.clone());
+                let (door, cookie) = (Arc::clone(&row.door), signed_in[0].1.clone());
+                let load = over_http_1(door, cookie, Arc::clone(&begun));
                 tasks.spawn(async move {
                     load.await;
                 });
             }
+            begun.wait().await;
             let (sender, mut logins) = unbounded_channel();
             for number in 0..USERS {
                 let user = format!("user{kill}-{number}");

@@ -19,6 +19,7 @@ pub(crate) mod limits;
 pub(crate) mod oauth;
 pub(crate) mod openid;
 pub(crate) mod person;
+pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod raw;
