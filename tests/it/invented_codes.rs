@@ -110,6 +110,8 @@ async fn d_21_invented_codes_refuse_nobody_else() {
             "{waited}"
         );
         assert_eq!(reload(page), Some(1));
+        let link = "<a class=\"button \" href=\"\">Try again now</a>";
+        assert!(page.text().contains(link), "{}", page.text());
     }
     let (clock, begun) = (Clock::system(), Clock::system().now());
     let page = open_patiently(&alice, &callback).await;
