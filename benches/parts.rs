@@ -31,7 +31,7 @@ use sidegate::identity::{Claim, Identity};
 use sidegate::login::{
     self, Callback, Completion, Login, PreviousSession, PublicUrl, ReturnTo, Start,
 };
-use sidegate::provider::{Grant, Provider, QueueClient, Redemption, ResponseMode};
+use sidegate::provider::{Grant, Provider, QueueClient, QueuedCode, Redemption, ResponseMode};
 use sidegate::seal::{Keys, Purpose};
 use sidegate::secret::Secret;
 use sidegate::session::{
@@ -346,9 +346,13 @@ fn token_endpoint(runtime: &Runtime, access_token: &str) -> SocketAddr {
 
 fn redeem(runtime: &Runtime, provider: &Provider) -> Grant {
     let clock = Clock::system();
-    let client = QueueClient::Network([127, 0, 0, 1].into());
+    let code = QueuedCode {
+        client: QueueClient::Network([127, 0, 0, 1].into()),
+        state: [0; 32],
+        returns: false,
+    };
     let replicas = std::num::NonZeroU32::MIN;
-    let turn = runtime.block_on(provider.code_turn((client, [0; 32]), replicas, &clock));
+    let turn = runtime.block_on(provider.code_turn(code, replicas, &clock));
     let redemption = Redemption {
         code: Secret::new("any".to_owned()),
         code_verifier: Secret::new("v".repeat(43)),

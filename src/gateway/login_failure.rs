@@ -131,14 +131,15 @@ pub(super) fn failed(
     // If the failure is permanent, the sign-in link leads to the page that the user requested. From
     // the requested page, the user can sign in with another account or another provider.
     let passes = error.class().is_some_and(|class| class.passes);
-    let start = if passes || failure.prompt != Prompt::AsNeeded {
-        retry_url.to_owned()
+    let (label, start) = if error.code_can_be_sent_again() {
+        // An empty link loads the page again, so the browser sends the same code.
+        ("Try again now", String::new())
+    } else if passes || failure.prompt != Prompt::AsNeeded {
+        ("Sign in again", retry_url.to_owned())
     } else {
-        failure.retry_link()
+        ("Sign in again", failure.retry_link())
     };
-    let mut response = page
-        .link("Sign in again", start)
-        .respond(&context.parts.headers);
+    let mut response = page.link(label, start).respond(&context.parts.headers);
     let headers = response.headers_mut();
     headers.insert(header::REFERRER_POLICY, NO_REFERRER);
     set_cookies(headers, failure.cookies);
@@ -219,8 +220,8 @@ fn wording(error: &login::Error) -> (StatusCode, &'static str, &'static str) {
         login::Error::Provider(_) if error.code_can_be_sent_again() => (
             StatusCode::SERVICE_UNAVAILABLE,
             "Your sign-in has to wait",
-            "The sign-in server refuses many sign-ins at the moment, so each sign-in has to wait \
-             for its turn. You did nothing wrong. You do not have to type your password again.",
+            "Very many sign-ins reach this site at the moment, so each sign-in has to wait for its \
+             turn. You did nothing wrong, and you do not have to type your password again.",
         ),
         login::Error::Provider(error) => provider_wording(error.class()),
         login::Error::Loop

@@ -32,6 +32,7 @@ mod redirection;
 mod remember;
 mod request;
 mod return_to;
+mod returning_code;
 mod revocation;
 mod same_origin;
 mod saved_page;
@@ -311,7 +312,8 @@ impl Login {
                 // The cookie of the pending login is kept, so that the browser can send the code
                 // again.
                 if failure.error.code_can_be_sent_again() {
-                    failure.cookies.clear();
+                    let waited = self.remember_waiting(returned, callback.public_url);
+                    failure.cookies = waited.into_iter().collect();
                 }
                 Err(Box::new(Completion::Failed(failure)))
             }
@@ -333,19 +335,19 @@ impl Login {
     ) -> Result<CodeTurn, Error> {
         let name = callback.provider;
         let provider = self.providers.get(name).ok_or(Error::UnknownProvider)?;
-        let (sessions, state) = (&self.process.sessions, returned.fingerprint());
-        let client = self.queue_client(callback);
+        let sessions = &self.process.sessions;
+        let code = self.queued_code(returned, callback);
         // The state is marked as used after the wait, so that a browser that does not wait can send
         // the code again. A code that gets no turn also causes no work for the store.
         let waiting = self.process.metrics.waiting_code();
         let turn = provider
-            .code_turn((client, state), sessions.replicas(), &self.process.clock)
+            .code_turn(code, sessions.replicas(), &self.process.clock)
             .await
             .inspect_err(|_too_many| self.warn_of_many_codes(name))?;
         drop(waiting);
         let now = self.process.clock.now();
         match sessions
-            .once((MarkKind::State, state), now, now.plus(USED_FOR))
+            .once((MarkKind::State, code.state), now, now.plus(USED_FOR))
             .await?
         {
             Once::First => Ok(turn),
@@ -360,8 +362,8 @@ impl Login {
             tracing::warn!(
                 provider,
                 setting = format_args!("providers.{provider}.token_calls_per_minute"),
-                "Logins have to wait, because the provider refuses many codes; somebody probably \
-                 sends invented codes"
+                "Logins have to wait, because the provider has refused many codes, or because the \
+                 calls per minute are used up; somebody may be sending invented codes"
             );
         }
     }

@@ -21,6 +21,11 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// calls for a day.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
+/// The number of codes that can fail in a minute although they use more than half of the calls that
+/// are left. A place then becomes free every five seconds, so that a code in the network of an attacker
+/// gets its turn before it has waited too long.
+const FEW: usize = 12;
+
 /// Allows `calls` calls in every period of one minute. All of these calls can happen at the same
 /// moment. A token bucket would be wrong, because a full bucket allows up to `2 * calls` calls in
 /// one minute.
@@ -114,21 +119,28 @@ impl Limiter {
         Ok(())
     }
 
-    /// Returns the pace of the exchanges of codes. A tenth of the calls per minute can be exchanges
-    /// at the same moment. In a minute, as many places of failed exchanges become free as calls are
-    /// left, without the calls that are reserved for logins and without one call for each place. If
-    /// others leave `n` calls per minute, at most `n / 2` codes per minute can therefore fail in the
-    /// long term, because then `n / 2` calls are left. At least each place becomes free once in a
-    /// minute, so that logins also continue while refreshes use all their calls.
-    pub(super) fn pace(&self, replicas: NonZeroU32, now: Timestamp) -> Pace {
+    /// Returns the pace of the exchanges of codes. `failed` is the number of exchanges that have
+    /// failed in the last minute.
+    ///
+    /// A tenth of the calls per minute can be exchanges of one class at the same moment. The calls
+    /// that are left for codes that fail are the calls per minute, without the calls that are
+    /// reserved for logins, without the calls that others have made in the last minute, and without
+    /// one call for each place. Half of these calls can fail, or [`FEW`] if this is more. At least
+    /// each place becomes free once in a minute, so that logins also continue while refreshes use
+    /// all their calls.
+    pub(super) fn pace(&self, replicas: NonZeroU32, failed: usize, now: Timestamp) -> Pace {
         let own = self.own(replicas);
         let places = own.checked_div(10).unwrap_or_default().max(1);
-        let used = self.state().recent(now).len().saturating_add(places);
-        let left = for_refreshes(own).saturating_sub(used).max(places);
-        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        let used = self.state().recent(now).len();
+        let by_others = used.saturating_sub(failed).saturating_add(places);
+        let left = for_refreshes(own).saturating_sub(by_others);
+        let can_fail = left.div_euclid(2).max(left.min(FEW)).max(places);
+        let can_fail = u32::try_from(can_fail).unwrap_or(u32::MAX);
         Pace {
             places,
-            interval: MINUTE.checked_div(left).unwrap_or(MINUTE),
+            interval: MINUTE.checked_div(can_fail).unwrap_or(MINUTE),
+            exchanges: places.saturating_add(Pace::KEPT),
+            calls: own.saturating_sub(used),
         }
     }
 
@@ -301,29 +313,49 @@ mod tests {
 
     #[test]
     fn d_21_the_pace_of_codes_follows_the_calls_that_are_left() {
-        for (calls, replicas, places, left) in [
-            (600, 1, 60, 420),
-            (600, 3, 20, 140),
-            (50, 1, 5, 35),
+        // With few calls, twelve codes can fail in a minute, if as many calls are left.
+        for (calls, replicas, places, can_fail) in [
+            (600, 1, 60, 210),
+            (600, 3, 20, 70),
+            (50, 1, 5, 17),
+            (20, 1, 2, 12),
+            (19, 1, 1, 12),
+            (15, 1, 1, 11),
+            (12, 1, 1, 8),
+            (10, 1, 1, 7),
+            (5, 1, 1, 3),
             (1, 1, 1, 1),
         ] {
             let (limiter, clock) = limiter(calls);
             let replicas = NonZeroU32::new(replicas).unwrap();
-            let interval = MINUTE / left;
-            let expected = Pace { places, interval };
-            assert_eq!(limiter.pace(replicas, clock.now()), expected);
+            let own = usize::try_from(calls / replicas).unwrap();
+            let pace = |failed| limiter.pace(replicas, failed, clock.now());
+            let expected = Pace {
+                places,
+                interval: MINUTE / can_fail,
+                exchanges: places + 2,
+                calls: own,
+            };
+            assert_eq!(pace(0), expected);
+            // The calls of codes that have failed are part of the pace already.
+            let failed = usize::try_from(can_fail).unwrap();
+            for _ in 0..failed {
+                assert_eq!(limiter.take(LOGIN, replicas, clock.now()), Ok(()));
+            }
+            let calls = own - failed;
+            assert_eq!(pace(failed), Pace { calls, ..expected });
             while limiter.take(LOGIN, replicas, clock.now()).is_ok() {}
             let slowest = MINUTE / u32::try_from(places).unwrap();
-            assert_eq!(limiter.pace(replicas, clock.now()).interval, slowest);
+            assert_eq!((pace(0).interval, pace(0).calls), (slowest, 0));
             clock.advance(MINUTE);
-            assert_eq!(limiter.pace(replicas, clock.now()), expected);
+            assert_eq!(pace(0), expected);
         }
         let (limiter, clock) = limiter(600);
         for _ in 0..240 {
             assert_eq!(limiter.take(REFRESH, ALONE, clock.now()), Ok(()));
         }
-        let interval = limiter.pace(ALONE, clock.now()).interval;
-        assert_eq!(interval, MINUTE / 180);
+        let interval = limiter.pace(ALONE, 0, clock.now()).interval;
+        assert_eq!(interval, MINUTE / 90);
     }
 
     #[test]

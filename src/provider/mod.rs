@@ -73,7 +73,7 @@ use http_body_util::Full;
 use tokio::sync::{Mutex, Semaphore};
 
 pub use authorization::{AuthorizationRequest, Prompt};
-pub use code_queue::{CodeTurn, QueueClient};
+pub use code_queue::{CodeTurn, QueueClient, QueuedCode};
 pub use error::{
     Actor, Classification, Error, ExchangeError, GrantError, KeysError, NotReady, ReachError,
     ResponseError, Sent, SetupError, TokenCallError, Unreachable,

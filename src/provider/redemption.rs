@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::code_queue::{CodeTurn, Pace, QueueClient};
+use super::code_queue::{CodeTurn, Pace, QueuedCode};
 use super::grant::{Grant, ResponseContext};
 use super::settings::GrantType;
 use super::token::CodeGrant;
@@ -34,8 +34,8 @@ pub struct Redemption<'a> {
 }
 
 impl Provider {
-    /// Waits until the code of a login may be exchanged. `state` is the fingerprint of the login's
-    /// state, and `replicas` is the number of processes that divide the limits of calls to the provider.
+    /// Waits until the code of a login may be exchanged. `replicas` is the number of processes that
+    /// divide the limits of calls to the provider.
     ///
     /// # Errors
     ///
@@ -46,19 +46,22 @@ impl Provider {
     /// Cancel safe.
     pub async fn code_turn(
         &self,
-        (client, state): (QueueClient, [u8; 32]),
+        code: QueuedCode,
         replicas: NonZeroU32,
         clock: &Clock,
     ) -> Result<CodeTurn, TokenCallError> {
         let concurrent = self.settings.concurrent_calls.get();
         let own = concurrent.checked_div(replicas.get()).unwrap_or_default();
         let most = usize::try_from(own.max(1)).unwrap_or(usize::MAX);
-        let pace = || {
-            let pace = self.limiter.pace(replicas, clock.now());
-            let places = pace.places.min(most);
-            Pace { places, ..pace }
+        let pace = |failed| {
+            let pace = self.limiter.pace(replicas, failed, clock.now());
+            Pace {
+                places: pace.places.min(most.saturating_sub(Pace::KEPT).max(1)),
+                exchanges: pace.exchanges.min(most),
+                ..pace
+            }
         };
-        let turn = self.code_queue.turn((client, state), pace, clock).await;
+        let turn = self.code_queue.turn(code, pace, clock).await;
         turn.ok_or(TokenCallError::TooManyCodes)
     }
 

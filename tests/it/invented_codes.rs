@@ -95,13 +95,23 @@ async fn d_21_invented_codes_refuse_nobody_else() {
     for page in refused {
         assert_eq!(refusal(page), "400 code_refused", "{}", page.describe());
     }
-    // When the provider has refused a code, only eight codes of the network wait.
-    assert!((12..=20).contains(&waiting.len()), "{}", waiting.len());
+    // When the provider has refused a code, only two new codes of the network wait.
+    assert!((16..=20).contains(&waiting.len()), "{}", waiting.len());
     for page in waiting {
         assert_eq!(page.field("retry-after"), Some("1"));
-        // The page keeps the cookie of the login.
-        assert_eq!(page.set_cookies(), [""; 0]);
+        // The page keeps the cookie of the login. A cookie proves that the code returns.
+        let cookies = page.set_cookies();
+        let [waited] = &cookies[..] else {
+            panic!("{cookies:?}");
+        };
+        assert!(waited.starts_with("__Secure-sidegate-waited="), "{waited}");
+        assert!(
+            waited.contains("; Path=/oauth2/callback; Max-Age=60; "),
+            "{waited}"
+        );
         assert_eq!(reload(page), Some(1));
+        let link = "<a class=\"button \" href=\"\">Try again now</a>";
+        assert!(page.text().contains(link), "{}", page.text());
     }
     let (clock, begun) = (Clock::system(), Clock::system().now());
     let page = open_patiently(&alice, &callback).await;

@@ -68,10 +68,10 @@ async fn a_code_that_the_provider_never_received_can_still_be_used() {
     let browser = scene.browser_of("bob");
     let callback = scene.until_callback(&browser, "/page").await;
     let callback = callback.location().unwrap();
-    // At first, the gateway delays the call. The server is then unreachable.
+    // At first, the code waits, because no call is left. The server is then unreachable.
     let page = browser.open(callback.as_str()).await;
     assert_eq!(page.status, 503, "{}", page.describe());
-    assert!(page.text().contains("token_calls_limited"));
+    assert!(page.text().contains("too_many_codes"));
     scene.gateway.advance(Duration::from_mins(1));
     let ready = browser.open(&url("/oauth2/sign_in?to=/other")).await;
     assert_eq!(ready.status, 303, "{}", ready.describe());

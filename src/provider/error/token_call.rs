@@ -90,9 +90,7 @@ pub enum TokenCallError {
     },
     /// The code did not get its turn, because too many other codes wait for their exchange. The code
     /// was not sent and can be sent again.
-    #[error(
-        "too many codes wait for their exchange, because the provider does not accept many codes"
-    )]
+    #[error("the code did not get its turn, because too many codes wait for their exchange")]
     TooManyCodes,
     /// The provider refuses a refresh with an error code that does not show whether the grant has
     /// ended. The session stays.

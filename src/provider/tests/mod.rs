@@ -289,7 +289,12 @@ async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, Exchange
     let code = Secret::new(CODE.to_owned());
     let verifier = Secret::new(VERIFIER.to_owned());
     let client = QueueClient::Network(ClientNetworks::default().of([203, 0, 113, 9].into()));
-    let turn = provider.code_turn((client, [0; 32]), NonZeroU32::MIN, clock);
+    let queued = QueuedCode {
+        client,
+        state: [0; 32],
+        returns: false,
+    };
+    let turn = provider.code_turn(queued, NonZeroU32::MIN, clock).await?;
     let redemption = Redemption {
         code,
         code_verifier: verifier,
@@ -298,7 +303,7 @@ async fn redeem_at(provider: &Provider, clock: &Clock) -> Result<Grant, Exchange
         begun_at: NOW,
         max_age: None,
         replicas: NonZeroU32::MIN,
-        turn: turn.await.unwrap(),
+        turn,
     };
     provider.redeem(redemption, clock).await
 }

@@ -102,10 +102,16 @@ async fn d_26_replicas_divide_the_calls_to_a_provider() {
         for user in ["alice", "bob"] {
             replicas.signed_in(user, number).await;
         }
-        let browser = replicas.browser_of("carol");
-        let page = replicas.at(&browser, number).visit(&url("/page")).await;
+    }
+    // The codes wait for ten seconds, because no call is left.
+    let mut waiting = JoinSet::new();
+    for number in 0..3 {
+        let browser = replicas.at(&replicas.browser_of("carol"), number);
+        waiting.spawn(async move { browser.visit(&url("/page")).await });
+    }
+    for page in waiting.join_all().await {
         assert_eq!(page.status, 503, "{}", page.describe());
-        assert!(page.text().contains("token_calls_limited"));
+        assert!(page.text().contains("too_many_codes"));
     }
     // A replica that has stopped leaves its part to the others.
     drop(replicas.gateways.pop());

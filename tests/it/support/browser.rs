@@ -3,7 +3,7 @@
 //! Every host name leads to 127.0.0.1 and to the port of the URL, unless [`Browser::leading`]
 //! changes this.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use url::Url;
@@ -29,6 +29,8 @@ pub(crate) struct Browser {
     tls: Option<Arc<rustls::ClientConfig>>,
     /// The addresses of hosts and ports.
     host_addresses: Vec<(String, SocketAddr)>,
+    /// The address from which the browser connects.
+    source: Ipv4Addr,
 }
 
 /// One answer.
@@ -115,6 +117,7 @@ impl Browser {
             jar: Arc::new(watch::Sender::new(Jar::default())),
             tls: None,
             host_addresses: Vec::new(),
+            source: Ipv4Addr::UNSPECIFIED,
         }
     }
 
@@ -131,6 +134,12 @@ impl Browser {
     pub(crate) fn leading(mut self, origin: &str, address: SocketAddr) -> Self {
         self.host_addresses
             .push((place(&Url::parse(origin).unwrap()), address));
+        self
+    }
+
+    /// Connects from `source`, an address of the loopback network.
+    pub(crate) fn at_address(mut self, source: Ipv4Addr) -> Self {
+        self.source = source;
         self
     }
 
@@ -307,7 +316,13 @@ impl Browser {
             .find(|(known, _)| *known == place(url));
         let port = url.port_or_known_default().unwrap();
         let loopback = SocketAddr::from(([127, 0, 0, 1], port));
-        let stream = TcpStream::connect(known.map_or(loopback, |(_, address)| *address)).await;
+        let socket = TcpSocket::new_v4().unwrap();
+        if !self.source.is_unspecified() {
+            socket.bind(SocketAddr::from((self.source, 0))).unwrap();
+        }
+        let stream = socket
+            .connect(known.map_or(loopback, |(_, address)| *address))
+            .await;
         let stream = stream.unwrap_or_else(|error| panic!("{error} for {url}"));
         if url.scheme() != "https" {
             return Box::new(stream);
