@@ -1,11 +1,12 @@
 //! The deadline by which the head of a response has to arrive.
 
 use std::cell::{Cell, RefCell};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::progress::UploadProgress;
@@ -37,7 +38,9 @@ impl HeadTimer {
                 return Poll::Pending;
             };
             let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            ready!(timer.as_mut().poll(cx));
+            // The runtime makes a task wait that has used up its budget of operations. The timer would
+            // then not be set, or would not wake the task.
+            ready!(pin!(unconstrained(timer.as_mut())).poll(cx));
             if timer.deadline() >= due {
                 return Poll::Ready(());
             }
@@ -52,7 +55,7 @@ impl HeadTimer {
 }
 
 /// The response head for which an HTTP/1.1 connection waits. The request records it, and the task of
-/// the connection checks its deadline. The task has always the same waker, so it has to register this
+/// the connection checks its deadline. The task always has the same waker, so it has to register this
 /// waker at the timer only after it has set the timer, and not for each request.
 #[derive(Default)]
 pub(super) struct AwaitedHead {
@@ -102,7 +105,13 @@ impl AwaitedHead {
             return Poll::Pending;
         }
         let progress = self.progress.borrow();
-        ready!(timer.poll(sent_at, limit, progress.as_deref(), cx));
+        if timer
+            .poll(sent_at, limit, progress.as_deref(), cx)
+            .is_pending()
+        {
+            self.is_overdue.set(false);
+            return Poll::Pending;
+        }
         // If the task has just read the head, the task of the request runs before the next poll, and
         // calls `arrived`. After a pause of the process, the head and the end of the time limit are
         // often noticed together.
@@ -117,10 +126,12 @@ impl AwaitedHead {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
+    use tokio::task::coop::{has_budget_remaining, poll_proceed};
     use tokio::time::advance;
 
     use super::*;
@@ -191,6 +202,25 @@ mod tests {
         advance(LIMIT * 4 / 5).await;
         assert!(!scene.is_late());
         advance(LIMIT / 5).await;
+        assert!(!scene.is_late());
+        assert!(scene.is_late());
+    }
+
+    /// Polls the head in a task that has used up its budget of operations.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_without_budget_is_woken_at_the_deadline() {
+        let mut scene = Scene::new();
+        poll_fn(|cx| {
+            while has_budget_remaining() {
+                ready!(poll_proceed(cx)).made_progress();
+            }
+            assert!(!scene.is_late());
+            Poll::Ready(())
+        })
+        .await;
+        let wakes = scene.wakes();
+        advance(LIMIT).await;
+        assert_eq!(scene.wakes(), wakes + 1);
         assert!(!scene.is_late());
         assert!(scene.is_late());
     }

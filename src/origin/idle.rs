@@ -192,6 +192,8 @@ impl IdleConnections {
 
     /// Gives a connection to a waiting request.
     fn hand_over(&self, mut connection: Box<Connection>) {
+        // The waiting request begins now, even if the end of the last exchange was noticed late.
+        connection.since = self.clock.instant();
         let mut waiters = self.waiters.borrow_mut();
         waiters.retain(|waiter| !waiter.sender.is_closed());
         loop {

@@ -26,9 +26,9 @@ use crate::fields;
 /// closed.
 pub(crate) struct ResponseBody {
     incoming: Received,
-    /// The time when the head of the response arrived. `None` after the first poll of the body. The
-    /// gateway polls the body for the first time immediately after the arrival of the head, so the
-    /// first poll does not have to read the clock.
+    /// The time when the head of the response arrived. `None` after the first poll of the body. Nearly
+    /// always, the gateway polls the body for the first time immediately after the arrival of the
+    /// head, so the first poll does not read the clock.
     arrived: Option<Instant>,
     borrowed: Option<BorrowedConnection>,
     progress: Option<Rc<UploadProgress>>,
