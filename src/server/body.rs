@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::deadline::ConnectionState;
+use super::frames::remove_mark;
 use super::rate_meter::RateMeter;
 use super::stream::InFlight;
 
@@ -270,6 +271,7 @@ impl Body for RequestBody {
                 Err(other) => {
                     let trailers = this.open.take().and_then(|open| {
                         let mut trailers = other.into_trailers().ok()?;
+                        remove_mark(&mut trailers);
                         open.trailer_filter?(&mut trailers);
                         (!trailers.is_empty()).then_some(trailers)
                     });

@@ -32,6 +32,7 @@ use super::gather::Gather;
 use super::head_limits::{RefusedHead, is_above};
 use super::hpack;
 use super::http1::serve_http1;
+use super::http2_input::Http2Input;
 use super::phase::{Phase, Protocol};
 use super::refusal::Refusal;
 use super::socket::{Plaintext, Socket};
@@ -194,7 +195,7 @@ where
     let stream = Gather::new(stream);
     let gathered = stream.clone();
     let stream = Plaintext::new(stream, Rc::clone(&state), Protocol::Http2);
-    let io = TokioIo::new(stream.rewound(early));
+    let io = TokioIo::new(Http2Input::new(stream.rewound(early), Rc::clone(&state)));
     let answering = Rc::clone(&serving);
     let service = service_fn(move |request| answer(&answering, request, Protocol::Http2));
     let connection = pin!(builder.serve_connection(io, service));

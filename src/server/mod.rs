@@ -67,6 +67,7 @@ mod head_limits;
 mod heartbeat;
 mod hpack;
 mod http1;
+mod http2_input;
 mod listener;
 mod opening;
 mod overdue;
