@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use super::deadline::ConnectionState;
 use super::frames::remove_mark;
 use super::rate_meter::RateMeter;
+use super::refusal::MalformedBody;
 use super::stream::InFlight;
 
 /// The reason why a request body ended too early. Responsible: the client.
@@ -254,6 +255,10 @@ impl Body for RequestBody {
             }
             Some(Err(error)) => {
                 tracing::debug!(client.address = %open.state.0.client(), %error, "Request body broke off");
+                if MalformedBody::is(&error) {
+                    open.state.0.arrivals().malformed_body();
+                    open.state.0.wake();
+                }
                 Poll::Ready(Some(Err(open.fail(BodyFailure::Broken))))
             }
             Some(Ok(frame)) => match frame.into_data() {

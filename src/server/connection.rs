@@ -34,7 +34,7 @@ use super::hpack;
 use super::http1::serve_http1;
 use super::http2_input::Http2Input;
 use super::phase::{Phase, Protocol};
-use super::refusal::Refusal;
+use super::refusal::{MalformedBody, Refusal};
 use super::socket::{Plaintext, Socket};
 use super::stream::InFlight;
 use super::switch::Switch;
@@ -206,6 +206,9 @@ where
             state.lingering.poll(cx);
             for _ in 0..state.arrivals().turn_ended() {
                 serving.refused(Refusal::HeadTooLarge, &RefusedHead, None);
+            }
+            if state.arrivals().take_malformed_body() {
+                serving.refused(Refusal::MalformedBody, &MalformedBody, None);
             }
             gathered.poll_release(cx)
         },
