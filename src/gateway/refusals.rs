@@ -126,6 +126,12 @@ impl WorkerSite {
                 error,
                 "A connection was closed because its bytes are not valid HTTP"
             ),
+            Refusal::MalformedBody => tracing::info!(
+                client.address = %peer,
+                reason,
+                error,
+                "An HTTP/2 request was refused because its body or its trailers are malformed"
+            ),
             Refusal::ProxyHeader => tracing::warn!(
                 client.address = %peer,
                 reason,
@@ -195,6 +201,7 @@ mod tests {
             Refusal::Handshake,
             Refusal::HeadTooLarge,
             Refusal::Malformed,
+            Refusal::MalformedBody,
             Refusal::ProxyHeader,
             Refusal::TlsOnPlain,
         ];

@@ -56,6 +56,9 @@ pub(super) struct Arrivals {
     heads: Cell<Heads>,
     /// The number of HTTP/2 requests that have begun in the same time.
     begun: Cell<u32>,
+    /// Whether a stream was reset because its body is malformed, and the handler does not know it
+    /// yet.
+    malformed_body: Cell<bool>,
 }
 
 /// The heads of requests, and the trailers, that have arrived over HTTP/2.
@@ -129,6 +132,16 @@ impl Arrivals {
 
     pub(super) fn is_flood(&self) -> bool {
         self.is_flood.get()
+    }
+
+    /// Records that a stream was reset because its body is malformed.
+    pub(super) fn malformed_body(&self) {
+        self.malformed_body.set(true);
+    }
+
+    /// Returns true if a stream was reset because its body is malformed since the last call.
+    pub(super) fn take_malformed_body(&self) -> bool {
+        self.malformed_body.take()
     }
 
     /// Records that hyper has parsed a request head. Returns an upper bound for the number of bytes

@@ -14,7 +14,9 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::deadline::ConnectionState;
+use super::frames::remove_mark;
 use super::rate_meter::RateMeter;
+use super::refusal::MalformedBody;
 use super::stream::InFlight;
 
 /// The reason why a request body ended too early. Responsible: the client.
@@ -253,6 +255,10 @@ impl Body for RequestBody {
             }
             Some(Err(error)) => {
                 tracing::debug!(client.address = %open.state.0.client(), %error, "Request body broke off");
+                if MalformedBody::is(&error) {
+                    open.state.0.arrivals().malformed_body();
+                    open.state.0.wake();
+                }
                 Poll::Ready(Some(Err(open.fail(BodyFailure::Broken))))
             }
             Some(Ok(frame)) => match frame.into_data() {
@@ -270,6 +276,7 @@ impl Body for RequestBody {
                 Err(other) => {
                     let trailers = this.open.take().and_then(|open| {
                         let mut trailers = other.into_trailers().ok()?;
+                        remove_mark(&mut trailers);
                         open.trailer_filter?(&mut trailers);
                         (!trailers.is_empty()).then_some(trailers)
                     });

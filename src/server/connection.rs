@@ -32,8 +32,9 @@ use super::gather::Gather;
 use super::head_limits::{RefusedHead, is_above};
 use super::hpack;
 use super::http1::serve_http1;
+use super::http2_input::Http2Input;
 use super::phase::{Phase, Protocol};
-use super::refusal::Refusal;
+use super::refusal::{MalformedBody, Refusal};
 use super::socket::{Plaintext, Socket};
 use super::stream::InFlight;
 use super::switch::Switch;
@@ -194,7 +195,7 @@ where
     let stream = Gather::new(stream);
     let gathered = stream.clone();
     let stream = Plaintext::new(stream, Rc::clone(&state), Protocol::Http2);
-    let io = TokioIo::new(stream.rewound(early));
+    let io = TokioIo::new(Http2Input::new(stream.rewound(early), Rc::clone(&state)));
     let answering = Rc::clone(&serving);
     let service = service_fn(move |request| answer(&answering, request, Protocol::Http2));
     let connection = pin!(builder.serve_connection(io, service));
@@ -205,6 +206,9 @@ where
             state.lingering.poll(cx);
             for _ in 0..state.arrivals().turn_ended() {
                 serving.refused(Refusal::HeadTooLarge, &RefusedHead, None);
+            }
+            if state.arrivals().take_malformed_body() {
+                serving.refused(Refusal::MalformedBody, &MalformedBody, None);
             }
             gathered.poll_release(cx)
         },

@@ -1,25 +1,40 @@
-//! Counts frames of HTTP/2.
+//! Reads the frames that an HTTP/2 client sends, before the HTTP library reads them.
 //!
-//! Each SETTINGS frame can change the windows of all streams of its connection, so a client can use
-//! a few bytes to cause much work. A client needs only a few of these frames. The HTTP library does
-//! not limit them.
+//! [`Frames`] counts the frames that the HTTP library does not limit. Each SETTINGS frame can change
+//! the windows of all streams of its connection, so a client can use a few bytes to cause much work.
+//! A client needs only a few of these frames. The library does not report the heads that it refuses
+//! because they are too large, so [`Frames`] also counts the heads.
 //!
-//! The HTTP library does not report the heads that it refuses because they are too large, so the
-//! heads are counted here.
+//! [`Frames`] also marks trailers. Trailers must not contain pseudo-fields (RFC 9113 section 8.1),
+//! but the HTTP library drops pseudo-fields that are the first fields of trailers. The library
+//! refuses each pseudo-field that comes after another field: it resets the stream. Therefore
+//! [`Frames`] puts a field in front of all trailers, the mark. [`remove_mark`] removes this field
+//! from the trailers that the library returns. So the library alone decodes the fields, and no second
+//! decoder can disagree with it.
+//!
+//! The mark has its own HEADERS frame, and the HEADERS frame of the client becomes a CONTINUATION
+//! frame. A block of fields may begin with updates of the size of the field table (RFC 7541 section
+//! 4.2). The library accepts these updates at the beginning of each frame.
+
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, Entry};
 
 use super::arrivals::Heads;
 use super::connection::PREFACE;
 
 /// The number of bytes of a frame without its payload (RFC 9113 section 4.1).
 const HEAD: usize = 9;
+/// The type of a HEADERS frame, and its flags (RFC 9113 section 6.2).
+const HEADERS: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const PADDED: u8 = 8;
+const PRIORITY: u8 = 32;
 /// The type of a SETTINGS frame, and its flag ACK (RFC 9113 section 6.5).
 const SETTINGS: u8 = 4;
 const ACK: u8 = 1;
-/// The types of the frames that contain heads and trailers, and the flag of the last of them (RFC
-/// 9113 sections 6.2 and 6.10).
-const HEADERS: u8 = 1;
+/// The type of a CONTINUATION frame (RFC 9113 section 6.10).
 const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
 /// A head with more compressed bytes than this number may be too large for the HTTP library. The
 /// code of Huffman needs at least five bits for each byte, so every head above the smallest limit of
 /// the library ([`super::Limits::library_head_bytes`]) has more compressed bytes. A head of repeated
@@ -27,23 +42,40 @@ const END_HEADERS: u8 = 4;
 const LARGE: usize = 16 * 1024;
 /// The maximum number of times that a client may change its settings.
 const CHANGES: u32 = 100;
+/// The mark: the field `authorization` without a value, as the entry 23 of the static table (RFC 7541
+/// appendix A). The trailers of a request must not contain this field (RFC 9110 section 6.5.1), so a
+/// client loses nothing if the mark cannot be distinguished from a field of the client.
+const MARK: u8 = 0x97;
 
 /// The client has changed its settings too often.
 #[derive(Debug, thiserror::Error)]
 #[error("the client has changed its settings more than {CHANGES} times")]
 pub(super) struct TooManySettings;
 
-/// Reads the heads of the frames that a client sends.
+/// Removes the mark from the trailers of a request. Fields of the client with the same name stay,
+/// unless they are empty.
+pub(super) fn remove_mark(trailers: &mut HeaderMap) {
+    let Entry::Occupied(fields) = trailers.entry(AUTHORIZATION) else {
+        return;
+    };
+    let (name, values) = fields.remove_entry_mult();
+    let others: Vec<_> = values.filter(|value| !value.is_empty()).collect();
+    for value in others {
+        trailers.append(&name, value);
+    }
+}
+
+/// Reads the frames that a client sends.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// The first bytes of a head whose other bytes have not arrived yet.
-    begun: [u8; HEAD],
-    /// The number of these bytes.
-    count: usize,
     /// The number of bytes before the next head: the preface, or the rest of a payload.
     before: usize,
+    /// The number of bytes after `before` that the library must not get.
+    padding: usize,
     /// The number of SETTINGS frames without ACK.
     changes: u32,
+    /// The highest id of all streams that the client has opened.
+    highest: u32,
     /// The number of compressed bytes of the current head.
     head_bytes: usize,
     /// The complete heads since the last call of [`Frames::take_heads`].
@@ -53,33 +85,75 @@ pub(super) struct Frames {
 impl Default for Frames {
     fn default() -> Self {
         Self {
-            begun: [0; HEAD],
-            count: 0,
             before: PREFACE.len(),
+            padding: 0,
             changes: 0,
+            highest: 0,
             head_bytes: 0,
             heads: Heads::default(),
         }
     }
 }
 
+/// The bytes that replace the first bytes of the client.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Replacement {
+    /// The number of bytes that are replaced.
+    pub(super) taken: usize,
+    /// The new bytes.
+    pub(super) bytes: Vec<u8>,
+}
+
 impl Frames {
-    /// Reads the next bytes of the client.
-    pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), TooManySettings> {
+    /// Returns the number of bytes at the beginning of `bytes` that the library gets unchanged.
+    /// `bytes` begin with the first byte that was neither passed on nor replaced.
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<usize, TooManySettings> {
+        let mut rest = bytes;
         loop {
-            let skipped = self.before.min(bytes.len());
-            self.before = self.before.saturating_sub(skipped);
-            bytes = bytes.get(skipped..).unwrap_or_default();
-            let Some((head, rest)) = self.head(bytes) else {
+            let passed = self.before.min(rest.len());
+            self.before = self.before.saturating_sub(passed);
+            rest = rest.get(passed..).unwrap_or_default();
+            if self.before > 0 || self.padding > 0 {
+                break;
+            }
+            let Some(head) = Head::read(rest).filter(|head| !self.has_trailers(head)) else {
                 break;
             };
-            bytes = rest;
-            self.frame(head);
+            self.frame(&head);
+            self.before = self.before.saturating_add(HEAD);
         }
         if self.changes > CHANGES {
             return Err(TooManySettings);
         }
-        Ok(())
+        Ok(bytes.len().saturating_sub(rest.len()))
+    }
+
+    /// Returns what replaces the first bytes, if [`Frames::pass`] passes none of `bytes`. Returns
+    /// `None` if more bytes are needed.
+    pub(super) fn replace(&mut self, bytes: &[u8]) -> Option<Replacement> {
+        if self.padding > 0 {
+            let taken = self.padding.min(bytes.len());
+            self.padding = self.padding.saturating_sub(taken);
+            let bytes = Vec::new();
+            return (taken > 0).then_some(Replacement { taken, bytes });
+        }
+        let head = Head::read(bytes)?;
+        let taken = HEAD.saturating_add(head.fixed());
+        let begin = bytes.get(..taken)?;
+        let fixed = begin.get(HEAD..)?;
+        let block = head.length.saturating_sub(fixed.len());
+        let padding = head.padding(fixed);
+        self.head_frame(head.length, head.flags);
+        let bytes = if padding > block || head.depends_on_itself(fixed) {
+            // The library refuses the frame, and does not decode its fields.
+            self.before = block;
+            begin.to_vec()
+        } else {
+            self.padding = padding;
+            self.before = block.saturating_sub(padding);
+            head.marked(self.before)
+        };
+        Some(Replacement { taken, bytes })
     }
 
     /// Returns the heads that were completed since the last call.
@@ -87,113 +161,109 @@ impl Frames {
         std::mem::take(&mut self.heads)
     }
 
-    /// Returns the next head and the bytes after it. Returns `None` if the head is not complete.
-    fn head<'a>(&mut self, bytes: &'a [u8]) -> Option<([u8; HEAD], &'a [u8])> {
-        if self.count == 0
-            && let Some((head, rest)) = bytes.split_first_chunk()
-        {
-            return Some((*head, rest));
-        }
-        let places = self.begun.get_mut(self.count..).unwrap_or_default();
-        let taken = places.len().min(bytes.len());
-        for (place, byte) in places.iter_mut().zip(bytes) {
-            *place = *byte;
-        }
-        self.count = self.count.saturating_add(taken);
-        if self.count < HEAD {
-            return None;
-        }
-        self.count = 0;
-        Some((self.begun, bytes.get(taken..).unwrap_or_default()))
-    }
-
-    fn frame(&mut self, [high, middle, low, kind, flags, ..]: [u8; HEAD]) {
-        let length = u32::from_be_bytes([0, high, middle, low]);
-        self.before = usize::try_from(length).unwrap_or(usize::MAX);
-        match kind {
-            SETTINGS if flags & ACK == 0 => self.changes = self.changes.saturating_add(1),
-            HEADERS => self.head_frame(0, flags),
-            CONTINUATION => self.head_frame(self.head_bytes, flags),
-            _ => {}
-        }
-    }
-
-    /// Counts a frame of a head. `before` is the number of bytes in the earlier frames of the head.
-    fn head_frame(&mut self, before: usize, flags: u8) {
-        self.head_bytes = self.before.saturating_add(before);
+    /// Counts a frame of a head. `bytes` is the number of bytes in all frames of the head until now.
+    fn head_frame(&mut self, bytes: usize, flags: u8) {
+        self.head_bytes = bytes;
         if flags & END_HEADERS != 0 {
             self.heads.all = self.heads.all.saturating_add(1);
             let is_large = self.head_bytes > LARGE;
             self.heads.large = self.heads.large.saturating_add(u32::from(is_large));
         }
     }
+
+    /// Returns true if the frame contains trailers, or the first part of them. A frame that is too
+    /// short for its flags is refused by the library.
+    fn has_trailers(&self, head: &Head) -> bool {
+        head.kind == HEADERS && head.stream <= self.highest && head.fixed() <= head.length
+    }
+
+    fn frame(&mut self, head: &Head) {
+        self.before = head.length;
+        match head.kind {
+            HEADERS => {
+                self.highest = self.highest.max(head.stream);
+                self.head_frame(head.length, head.flags);
+            }
+            CONTINUATION => {
+                let bytes = self.head_bytes.saturating_add(head.length);
+                self.head_frame(bytes, head.flags);
+            }
+            SETTINGS if head.flags & ACK == 0 => self.changes = self.changes.saturating_add(1),
+            _ => {}
+        }
+    }
+}
+
+/// The first bytes of a frame.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+impl Head {
+    /// Returns `None` if the head is not complete.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let [high, middle, low, kind, flags, stream @ ..] = *bytes.first_chunk::<HEAD>()?;
+        let length = u32::from_be_bytes([0, high, middle, low]);
+        Some(Self {
+            length: usize::try_from(length).unwrap_or(usize::MAX),
+            kind,
+            flags,
+            stream: stream_id(stream),
+        })
+    }
+
+    /// The number of bytes before the fields of a HEADERS frame (RFC 9113 section 6.2).
+    fn fixed(&self) -> usize {
+        match (self.flags & PADDED != 0, self.flags & PRIORITY != 0) {
+            (false, false) => 0,
+            (true, false) => 1,
+            (false, true) => 5,
+            (true, true) => 6,
+        }
+    }
+
+    /// The number of bytes after the fields. `fixed` are the bytes before the fields.
+    fn padding(&self, fixed: &[u8]) -> usize {
+        match fixed.first() {
+            Some(length) if self.flags & PADDED != 0 => usize::from(*length),
+            Some(_) | None => 0,
+        }
+    }
+
+    fn depends_on_itself(&self, fixed: &[u8]) -> bool {
+        let Some([stream @ .., _weight]) = fixed.last_chunk::<5>() else {
+            return false;
+        };
+        stream_id(*stream) == self.stream
+    }
+
+    /// Returns a HEADERS frame with the mark, and the head of a CONTINUATION frame with `length`
+    /// bytes of fields. The flags of this head apply to the two frames.
+    fn marked(&self, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEAD + 1 + HEAD);
+        self.write(&mut bytes, 1, (HEADERS, self.flags & END_STREAM));
+        bytes.push(MARK);
+        self.write(&mut bytes, length, (CONTINUATION, self.flags & END_HEADERS));
+        bytes
+    }
+
+    /// Writes the head of a frame of the same stream.
+    fn write(&self, bytes: &mut Vec<u8>, length: usize, (kind, flags): (u8, u8)) {
+        let [.., high, middle, low] = length.to_be_bytes();
+        bytes.extend([high, middle, low, kind, flags]);
+        bytes.extend(self.stream.to_be_bytes());
+    }
+}
+
+/// Reads the id of a stream. The first bit does not belong to the id (RFC 9113 section 4.1).
+fn stream_id(bytes: [u8; 4]) -> u32 {
+    u32::from_be_bytes(bytes) & (u32::MAX >> 1)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [length[1], length[2], length[3], kind, flags, 0, 0, 0, 0];
-        [&head[..], payload].concat()
-    }
-
-    /// The number of SETTINGS frames without ACK in these pieces.
-    fn changes<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> u32 {
-        let mut frames = Frames::default();
-        for piece in pieces {
-            assert!(frames.read(piece).is_ok());
-        }
-        frames.changes
-    }
-
-    #[test]
-    fn d_13_settings_are_counted_in_pieces_of_every_size() {
-        let frames = [
-            PREFACE.to_vec(),
-            frame(SETTINGS, 0, b"123456"),
-            // A payload that looks like SETTINGS.
-            frame(0, 0, &frame(SETTINGS, 0, b"").repeat(7)),
-            frame(SETTINGS, ACK, b""),
-            frame(6, 0, b"12345678"),
-            frame(SETTINGS, 0, b""),
-            frame(1, 5, &[4; 300]),
-            frame(SETTINGS, 0, &[0; 60]),
-        ];
-        let bytes = frames.concat();
-        for size in 1..=bytes.len() {
-            assert_eq!(changes(bytes.chunks(size)), 3, "{size}");
-        }
-    }
-
-    #[test]
-    fn d_07_heads_are_counted_and_large_heads_too() {
-        let part = |kind, flags, bytes| frame(kind, flags, &vec![0; bytes]);
-        let bytes = [
-            PREFACE.to_vec(),
-            part(HEADERS, END_HEADERS, LARGE),
-            part(HEADERS, 0, LARGE),
-            part(CONTINUATION, 0, 0),
-            part(CONTINUATION, END_HEADERS, 1),
-            // Bytes of a body.
-            part(0, END_HEADERS, LARGE + 1),
-            part(HEADERS, END_HEADERS, 1),
-        ];
-        let mut frames = Frames::default();
-        assert!(frames.read(&bytes.concat()).is_ok());
-        assert_eq!(frames.take_heads(), Heads { all: 3, large: 1 });
-        assert_eq!(frames.take_heads(), Heads::default());
-    }
-
-    #[test]
-    fn d_13_a_client_that_changes_its_settings_too_often_is_refused() {
-        let mut frames = Frames::default();
-        assert!(frames.read(PREFACE).is_ok());
-        for _ in 0..CHANGES {
-            assert!(frames.read(&frame(SETTINGS, 0, b"")).is_ok());
-            assert!(frames.read(&frame(SETTINGS, ACK, b"")).is_ok());
-        }
-        assert!(frames.read(&frame(SETTINGS, 0, b"")).is_err());
-    }
-}
+#[path = "frames_tests.rs"]
+mod tests;

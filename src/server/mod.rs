@@ -67,6 +67,7 @@ mod head_limits;
 mod heartbeat;
 mod hpack;
 mod http1;
+mod http2_input;
 mod listener;
 mod opening;
 mod overdue;
@@ -313,8 +314,8 @@ pub(crate) trait Handler: 'static {
     ) -> Response<Self::Body>;
 
     /// The server calls this function when it closes a connection because of the bytes that the
-    /// client has sent, or when the HTTP library refuses the head of a request. No handler gets these
-    /// bytes. `head` is the begin of the head, if it is known.
+    /// client has sent, or when the HTTP library refuses the head of a request or resets a stream. No
+    /// handler gets these bytes. `head` is the begin of the head, if it is known.
     fn connection_refused(
         &self,
         _per_connection: &Self::PerConnection,

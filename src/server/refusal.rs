@@ -1,6 +1,6 @@
 //! The reasons why the server cannot read what a client sends.
 
-use std::error::Error as _;
+use std::error::Error;
 
 use super::arrivals::{Arrivals, Opening};
 
@@ -19,11 +19,32 @@ pub(crate) enum Refusal {
     HeadTooLarge,
     /// The bytes are not valid HTTP. Responsible: the client.
     Malformed,
+    /// The body or the trailers of an HTTP/2 request are malformed: the body has another length than
+    /// announced, or the trailers contain a pseudo-field. The stream was reset. Responsible: the
+    /// client.
+    MalformedBody,
     /// The connection begins with a PROXY header, but the settings announce no header from this
     /// peer. Responsible: the operator, if the peer is a load balancer of the operator.
     ProxyHeader,
     /// The client uses TLS, but the listener does not. Responsible: the operator, or the client.
     TlsOnPlain,
+}
+
+/// The body or the trailers of an HTTP/2 request are malformed.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the body has another length than announced, or the trailers are not valid")]
+pub(super) struct MalformedBody;
+
+impl MalformedBody {
+    /// Returns true if the HTTP library has reset a stream because of the error `error` of its body.
+    pub(super) fn is(error: &hyper::Error) -> bool {
+        let error: Option<&h2::Error> = error.source().and_then(<dyn Error>::downcast_ref);
+        error.is_some_and(|error| {
+            error.is_reset()
+                && error.is_library()
+                && error.reason() == Some(h2::Reason::PROTOCOL_ERROR)
+        })
+    }
 }
 
 impl Refusal {
@@ -34,6 +55,7 @@ impl Refusal {
             Self::Handshake => "tls_handshake",
             Self::HeadTooLarge => "head_too_large",
             Self::Malformed => "malformed",
+            Self::MalformedBody => "malformed_body",
             Self::ProxyHeader => "proxy_header",
             Self::TlsOnPlain => "tls_on_plain_port",
         }

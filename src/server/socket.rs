@@ -23,7 +23,6 @@ use tokio_rustls::server::TlsStream;
 
 use super::connection::PREFACE;
 use super::deadline::ConnectionState;
-use super::frames::Frames;
 use super::phase::{Phase, Protocol};
 use crate::relay::{self, Duplex};
 
@@ -171,8 +170,6 @@ pub(super) struct Plaintext<S> {
     protocol: Protocol,
     /// The number of bytes of the HTTP/2 preface that the client still has to send.
     preface: usize,
-    /// The frames of an HTTP/2 client.
-    frames: Frames,
     /// Bytes that were already read from `inner`. The next read from this stream returns the bytes
     /// in `early`.
     early: Bytes,
@@ -198,7 +195,6 @@ impl<S> Plaintext<S> {
             state,
             protocol,
             preface: PREFACE.len(),
-            frames: Frames::default(),
             early: Bytes::new(),
             refusals: Refusals::Sent,
         }
@@ -262,9 +258,8 @@ impl<S> Plaintext<S> {
         is_end && self.protocol == Protocol::Http1 && self.state.hides_end_of_input()
     }
 
-    /// Records bytes that were read. Returns an error if the connection must end because of them.
-    fn arrived(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let count = bytes.len();
+    /// Records that `count` bytes were read.
+    fn arrived(&mut self, count: usize) {
         match self.protocol {
             Protocol::Http1 => {
                 self.state.head_begins();
@@ -276,12 +271,6 @@ impl<S> Plaintext<S> {
             // SETTINGS).
             Protocol::Http2 => {
                 self.state.arrivals().read_http2(count);
-                if let Err(flood) = self.frames.read(bytes) {
-                    self.state.arrivals().flooded();
-                    return Err(io::Error::other(flood));
-                }
-                let heads = self.frames.take_heads();
-                self.state.arrivals().heads_arrived(heads);
                 if self.preface > 0 {
                     self.state.head_begins();
                     self.preface = self.preface.saturating_sub(count);
@@ -291,7 +280,6 @@ impl<S> Plaintext<S> {
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -306,7 +294,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plaintext<S> {
             let early = self.early.split_to(count);
             buf.put_slice(&early);
             self.state.set_input_is_empty(false);
-            return Poll::Ready(self.arrived(&early));
+            self.arrived(count);
+            return Poll::Ready(Ok(()));
         }
         if self.state.arrivals().is_turn_over() {
             // The runtime looks for events of all sockets before this task runs again.
@@ -315,12 +304,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Plaintext<S> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
         self.state.set_input_is_empty(result.is_pending());
-        let read = buf.filled().get(before..).unwrap_or_default();
-        if read.is_empty() && result.is_ready() && self.is_hidden_end(&result, buf.remaining()) {
+        let read = buf.filled().len().saturating_sub(before);
+        if read == 0 && result.is_ready() && self.is_hidden_end(&result, buf.remaining()) {
             return Poll::Pending;
         }
-        if !read.is_empty() {
-            self.arrived(read)?;
+        if read > 0 {
+            self.arrived(read);
         }
         result
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::support::h2::{H2, Outcome};
+use crate::support::h2::{
+    CONTINUATION, END_HEADERS, END_STREAM, H2, HEADERS, Outcome, frame, indexed_literal, literals,
+};
 use crate::support::raw::Raw;
 use crate::support::scene::{ROUTES, Scene};
 use crate::support::upstream::{Answer, Recorded};
@@ -195,43 +197,192 @@ async fn s_37_a_preface_of_http_2_inside_http_1_is_no_http_2() {
     assert_eq!(scene.app.last().body, preface);
 }
 
-/// The library drops pseudo-fields in trailers (RFC 9113 section 8.1) before the gateway sees the
-/// trailers, so such a request is not refused. Pseudo-fields after other fields are refused.
-#[tokio::test]
-async fn s_26_pseudo_fields_in_trailers_are_never_forwarded() {
-    let (scene, tls) =
-        Scene::over_tls_by(|settings| settings.with(ROUTES).server("buffer_mib = 0")).await;
-    let address = scene.gateway.address();
-    let head: &[(&[u8], &[u8])] = &[
-        (b":method", b"POST"),
-        (b"trailer", b"x-sum, :path, path"),
-        (b"te", b"trailers"),
-    ];
-    let fields = [
-        (":path", "/admin"),
-        (":authority", "evil.example"),
-        (":method", "PUT"),
-        (":scheme", "http"),
-    ];
-    for (count, (name, value)) in fields.iter().enumerate() {
-        let pseudo: (&[u8], &[u8]) = (name.as_bytes(), value.as_bytes());
-        let mut connection = H2::connect(address, "localhost", tls.client(&["h2"])).await;
-        connection.head(1, &h2_fields(head), true).await;
-        connection.data(1, b"abc").await;
-        connection.head(1, &[pseudo, (b"x-sum", b"1")], false).await;
-        assert_eq!(connection.outcome(1).await, Outcome::Status(200), "{name}");
-        let seen = scene.app.last();
-        assert_eq!(seen.head.start_line(), "POST /public/x HTTP/1.1", "{name}");
-        assert_eq!(seen.trailers, ["x-sum: 1"], "{name}");
-        assert_eq!((&*seen.body, seen.complete), (&b"abc"[..], true), "{name}");
+/// Sends a POST request, whose head and trailers are these blocks of fields.
+async fn send_trailed(connection: &mut H2, stream: u32, head: &[u8], trailers: &[u8]) {
+    connection
+        .bytes(&frame(HEADERS, END_HEADERS, stream, head))
+        .await;
+    connection.data(stream, b"abc").await;
+    connection
+        .bytes(&frame(HEADERS, END_HEADERS | END_STREAM, stream, trailers))
+        .await;
+}
 
-        connection.head(3, &h2_fields(head), true).await;
-        connection.data(3, b"abc").await;
-        connection.head(3, &[(b"x-sum", b"1"), pseudo], false).await;
-        assert_eq!(connection.outcome(3).await, Outcome::Refused, "{name}");
+/// The head of a POST request that announces the trailer `x-sum`. The fields of the block `indexed`
+/// are the last fields of the head.
+fn trailed_head(indexed: &[u8]) -> Vec<u8> {
+    let fields = h2_fields(&[(b":method", b"POST")]);
+    let announced: &[(&[u8], &[u8])] = &[(b"trailer", b"x-sum, path"), (b"te", b"trailers")];
+    // The pseudo-field `:path` is the first entry of the field table.
+    let [others @ .., path] = &*fields else {
+        unreachable!("a head has fields");
+    };
+    let path = indexed_literal(path.0, path.1);
+    [
+        literals(others),
+        path,
+        literals(announced),
+        indexed.to_vec(),
+    ]
+    .concat()
+}
+
+/// Trailers with one pseudo-field, which is the first or the last field.
+fn pseudo_trailers() -> Vec<Vec<u8>> {
+    // The index of an entry of the table (RFC 7541 section 2.3.3): the head has added `:path`, and
+    // then `x-sum`.
+    const PATH: u8 = 0x80 | 63;
+    let sum = literals(&[(b"x-sum", b"1")]);
+    // `:path` with Huffman coding.
+    let mut huffman = vec![0x10, 0x84, 0xb9, 0x58, 0xd3, 0x3f];
+    huffman.extend(b"\x06/admin");
+    // A literal whose name is an entry of the static table.
+    let named = [&[4, 6][..], b"/admin"].concat();
+    let mut pseudo = vec![vec![PATH], vec![0x84], huffman, named];
+    for (name, value) in [
+        (&b":path"[..], &b"/admin"[..]),
+        (b":authority", b"evil.example"),
+        (b":method", b"PUT"),
+        (b":scheme", b"http"),
+        (b":status", b"200"),
+        (b":protocol", b"websocket"),
+    ] {
+        pseudo.push(literals(&[(name, value)]));
+        pseudo.push(indexed_literal(name, value));
+    }
+    let first = pseudo.iter().map(|field| [&**field, &sum].concat());
+    let last = pseudo.iter().map(|field| [&*sum, field].concat());
+    let alone = pseudo.iter().take(4).cloned();
+    let resized = alone
+        .clone()
+        .map(|field| [&LARGEST_TABLE, &*field].concat());
+    first.chain(last).chain(alone).chain(resized).collect()
+}
+
+/// An update of the size of the field table to its default (RFC 7541 section 6.3).
+const LARGEST_TABLE: [u8; 3] = [0x3f, 0xe1, 0x1f];
+
+#[tokio::test]
+async fn s_26_trailers_with_a_pseudo_field_are_refused_and_other_streams_continue() {
+    let (head, sum) = (trailed_head(&indexed_literal(b"x-sum", b"1")), [0x80 | 62]);
+    // The body is forwarded while it arrives, or it is first buffered.
+    for buffer in ["buffer_mib = 0", ""] {
+        let (scene, tls) =
+            Scene::over_tls_by(|settings| settings.with(ROUTES).server(buffer)).await;
+        let connect = || H2::connect(scene.gateway.address(), "localhost", tls.client(&["h2"]));
+        let mut connection = connect().await;
+        connection
+            .bytes(&frame(HEADERS, END_HEADERS, 1, &trailed_head(b"")))
+            .await;
+        let mut stream = 1;
+        let mut good = 0;
+        for trailers in pseudo_trailers() {
+            stream += 2;
+            send_trailed(&mut connection, stream, &head, &trailers).await;
+            let outcome = connection.outcome(stream).await;
+            assert_eq!(outcome, Outcome::Refused, "{trailers:x?}");
+            // The next request uses the field table that these trailers may have changed.
+            stream += 2;
+            good += 1;
+            send_trailed(&mut connection, stream, &head, &sum).await;
+            let outcome = connection.outcome(stream).await;
+            assert_eq!(outcome, Outcome::Status(200), "{trailers:x?}");
+            assert_eq!(scene.app.last().trailers, ["x-sum: 1"], "{trailers:x?}");
+        }
+        connection.body(1, b"abc").await;
+        assert_eq!(connection.outcome(1).await, Outcome::Status(200));
         let requests = scene.app.requests();
         let complete = requests.iter().filter(|request| request.complete);
-        assert_eq!(complete.count(), count + 1, "{name}");
+        assert_eq!(complete.count(), good + 1);
+
+        // The library refuses an unknown pseudo-field with the whole connection.
+        let mut connection = connect().await;
+        let unknown = literals(&[(b":extra", b"1")]);
+        send_trailed(&mut connection, 1, &head, &unknown).await;
+        assert_eq!(connection.outcome(1).await, Outcome::Refused);
+    }
+}
+
+#[tokio::test]
+async fn s_26_trailers_in_each_form_of_a_frame_are_forwarded_as_they_came() {
+    const PADDED: u8 = 8;
+    const PRIORITY: u8 = 32;
+    let (scene, tls) = Scene::over_tls().await;
+    let address = scene.gateway.address();
+    let mut connection = H2::connect(address, "localhost", tls.client(&["h2"])).await;
+    let all = END_HEADERS | END_STREAM;
+    let sum = literals(&[(b"x-sum", b"1")]);
+    let priority = [0, 0, 0, 0, 16];
+    let forbidden = literals(&[(b"authorization", b"Bearer x"), (b"x-sum", b"1")]);
+    let huge = literals(&[(b"x-sum", &[b'1'; 20_000])]);
+    let (begin, end) = huge.split_at(16_384);
+    let cases: [(Vec<(u8, u8, Vec<u8>)>, String); 7] = [
+        (vec![(HEADERS, all, sum.clone())], "1".to_owned()),
+        (
+            vec![(HEADERS, all, [&LARGEST_TABLE, &*sum].concat())],
+            "1".to_owned(),
+        ),
+        (
+            vec![(
+                HEADERS,
+                all | PADDED | PRIORITY,
+                [&[3], &priority[..], &sum, &[0; 3]].concat(),
+            )],
+            "1".to_owned(),
+        ),
+        (
+            vec![
+                (HEADERS, END_STREAM, sum[..4].to_vec()),
+                (CONTINUATION, 0, sum[4..6].to_vec()),
+                (CONTINUATION, END_HEADERS, sum[6..].to_vec()),
+            ],
+            "1".to_owned(),
+        ),
+        (
+            vec![
+                (
+                    HEADERS,
+                    END_STREAM | PADDED,
+                    [&[1], &sum[..4], &[0]].concat(),
+                ),
+                (CONTINUATION, END_HEADERS, sum[4..].to_vec()),
+            ],
+            "1".to_owned(),
+        ),
+        (vec![(HEADERS, all, forbidden)], "1".to_owned()),
+        // A frame of the largest size.
+        (
+            vec![
+                (HEADERS, END_STREAM, begin.to_vec()),
+                (CONTINUATION, END_HEADERS, end.to_vec()),
+            ],
+            "1".repeat(20_000),
+        ),
+    ];
+    let mut stream = 1;
+    for (number, (frames, value)) in cases.into_iter().enumerate() {
+        let head = frame(HEADERS, END_HEADERS, stream, &trailed_head(b""));
+        connection.bytes(&head).await;
+        connection.data(stream, b"abc").await;
+        for (kind, flags, payload) in frames {
+            let sent = connection
+                .bytes(&frame(kind, flags, stream, &payload))
+                .await;
+            assert!(sent, "{number}");
+        }
+        assert_eq!(
+            connection.outcome(stream).await,
+            Outcome::Status(200),
+            "{number}"
+        );
+        let seen = scene.app.last();
+        assert_eq!(seen.trailers, [format!("x-sum: {value}")], "{number}");
+        assert_eq!(
+            (&*seen.body, seen.complete),
+            (&b"abc"[..], true),
+            "{number}"
+        );
+        stream += 2;
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::certificates::Authority;
 use crate::support::gateway::{Process, Settings};
-use crate::support::h2::{H2, Outcome};
+use crate::support::h2::{H2, Outcome, RST_STREAM, frame};
 use crate::support::provider::StandIn;
 use crate::support::raw::{Raw, Response};
 use crate::support::scene::{ORIGIN, ROUTES, TLS_ORIGIN, figure, wait_for_figure};
@@ -234,6 +234,49 @@ async fn d_27_bytes_that_are_not_http_get_one_event_a_minute_and_are_all_counted
         client.closed().await;
     }
     running.counts("malformed", 3).await;
+}
+
+#[tokio::test]
+async fn d_27_s_26_s_34_malformed_bodies_over_http2_get_an_event_and_a_figure() {
+    let authority = Authority::new();
+    let mut fields: Vec<(&[u8], &[u8])> = vec![
+        (b":method", b"POST"),
+        (b":scheme", b"https"),
+        (b":authority", b"localhost"),
+        (b":path", b"/public/x"),
+        (b"trailer", b"x-sum"),
+    ];
+    let running = Running::start(TLS_ORIGIN, |settings| settings.tls(&authority)).await;
+    let config = authority.client(&["h2"]);
+    let address = running.process.address();
+    let mut client = H2::connect_without_table(address, "localhost", config).await;
+    client.head(1, &fields, true).await;
+    client.head(1, &[(b":path", b"/admin")], false).await;
+    assert_eq!(client.outcome(1).await, Outcome::Refused);
+    running.counts("malformed_body", 1).await;
+    // The body is longer than announced.
+    fields.push((b"content-length", b"1"));
+    client.head(3, &fields, true).await;
+    client.body(3, b"abc").await;
+    assert_eq!(client.outcome(3).await, Outcome::Refused);
+    running.counts("malformed_body", 2).await;
+    let events = running
+        .limited_events("malformed_body", "its body or its trailers are malformed")
+        .await;
+    assert_eq!(events[0]["client.address"], "127.0.0.1");
+    // The connection serves other requests. A client that resets a stream has sent nothing that
+    // is wrong.
+    fields.pop();
+    client.head(5, &fields, true).await;
+    let cancel = [0, 0, 0, 8];
+    client.bytes(&frame(RST_STREAM, 0, 5, &cancel)).await;
+    client.head(7, &fields, true).await;
+    client.data(7, b"abc").await;
+    client.head(7, &[(b"x-sum", b"1")], false).await;
+    assert_eq!(client.outcome(7).await, Outcome::Status(200));
+    running.counts("malformed_body", 2).await;
+    // Good trailers leave no warning.
+    assert!(!running.process.log().contains("trailers of a request"));
 }
 
 #[tokio::test]
