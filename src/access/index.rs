@@ -15,7 +15,7 @@ pub(super) struct Index {
     /// positions of all routes with the same key. A position is the index of a route in the table
     /// of routes. If a route serves all hosts, its key contains no host.
     positions: BTreeMap<Box<[u8]>, Vec<usize>>,
-    /// The number of segments in the longest prefix.
+    /// The number of segments in the prefix with the most segments.
     depth: usize,
     /// Whether at least one route serves only certain hosts.
     by_host: bool,

@@ -45,12 +45,15 @@ pub enum RouteError {
     /// Two routes match the same requests.
     #[error("it has the same host and prefix as the route `{0}`; remove one of them")]
     Duplicate(Box<str>),
+    /// The prefixes of two routes are spellings of one path.
+    #[error("some apps read its prefix and `{0}` as one path; remove one of the two routes")]
+    DuplicateSpelling(Box<str>),
     /// The prefix begins with the prefix of another route in another spelling, and an app may read
     /// both as one path, but the rule of the other route is stricter. The last value is the prefix in
     /// the spelling of the other route.
     #[error(
-        "some apps read its paths as paths of the route `{0}`, whose rule is stricter; write the \
-         beginning of the prefix as that route does: `{1}`"
+        "some apps read its paths as paths of the route `{0}`, which refuses more requests; write \
+         the beginning of the prefix as that route does: `{1}`"
     )]
     AnotherSpelling(Box<str>, Box<str>),
     /// Another route is tried first and matches all requests that this route could match.
@@ -122,7 +125,7 @@ impl RouteTable {
             };
             let route = Route::new(index, settings, providers, destination);
             match routes.iter().find(|other| other.shadows(&route)) {
-                Some(other) => errors.push((index, RouteError::Duplicate(other.name().into()))),
+                Some(other) => errors.push((index, same_prefix(&route, other))),
                 None => routes.push(route),
             }
         }
@@ -205,6 +208,17 @@ impl WorkerRoutes {
     /// Returns all routes. The routes are sorted: the most specific route comes first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Route>> {
         self.routes.iter()
+    }
+}
+
+/// Returns the error for a route that has the host of `other`, and a prefix that some apps read as the
+/// prefix of `other`.
+fn same_prefix(route: &Route, other: &Route) -> RouteError {
+    let text = other.prefix();
+    if route.prefix() == text {
+        RouteError::Duplicate(other.name().into())
+    } else {
+        RouteError::DuplicateSpelling(text.into())
     }
 }
 

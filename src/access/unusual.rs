@@ -91,7 +91,7 @@ impl WorkerRoutes {
             if is_certain {
                 belongs = Some(());
             }
-            // An app that reads the path exactly knows no more specific prefix for the path.
+            // For an app that reads the path exactly, the less specific routes below do not count.
             if route.is_written(authority, path) {
                 break;
             }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use figment::Figment;
 use figment::value::Dict;
+use url::Url;
 
 use super::paths::{self, Kind};
 use crate::secret::{Content, Environment, exposures, open_folder};
@@ -53,8 +54,9 @@ impl Found {
                 self.check_folder(key, &path.join("file"));
             }
             Kind::Address => {
-                if let Some(path) = text.strip_prefix("unix://") {
-                    self.check_folder(key, Path::new(path));
+                let url = Url::parse(text).ok();
+                if let Some(url) = url.filter(|url| url.scheme() == "unix") {
+                    self.check_folder(key, Path::new(url.path()));
                 }
             }
         }

@@ -205,9 +205,10 @@ fn note_route(
         | RouteError::UnknownUpstream(_)
         | RouteError::UnusedUpstream => "upstream",
         RouteError::UnknownProvider(_) => "provider",
-        RouteError::AnotherSpelling(..) | RouteError::Behind(_) | RouteError::Duplicate(_) => {
-            "prefix"
-        }
+        RouteError::AnotherSpelling(..)
+        | RouteError::Behind(_)
+        | RouteError::Duplicate(_)
+        | RouteError::DuplicateSpelling(_) => "prefix",
         RouteError::NothingToEnforce => "enforce",
         RouteError::Answer(error) => &format!("answer.{}", error.key()),
     };
@@ -448,6 +449,11 @@ pub(super) fn check_app_sign_out_reach(
                  key into that route",
                 other.name()
             ),
+            None if hosts.iter().any(|host| route.is_for_host(host)) => {
+                "has no effect, because apps may read this path as a path of several routes, so no \
+                 route takes its requests; write the path as the prefix of the route is written"
+                    .to_owned()
+            }
             Some(_) | None => continue,
         };
         reader.note(&key, format!("`{path}` {problem}"));

@@ -219,6 +219,9 @@ impl TryFrom<String> for Prefix {
             Err(Error::HiddenSeparator) if canonical(&text).is_ok() => {
                 "some apps read a character of it as a slash".to_owned()
             }
+            Err(Error::EmptySegment) if canonical(&text).is_ok() => {
+                "some apps read a segment of it as an empty segment".to_owned()
+            }
             Err(Error::WrongForm) => "write it without a query and without a fragment".to_owned(),
             Err(error) => error.to_string(),
         };

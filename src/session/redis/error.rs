@@ -73,7 +73,7 @@ pub enum RedisConnectError {
     /// Neither more than half of the Sentinels nor a replica in sync confirm that the server is the master, so the
     /// server may have a successor.
     #[error(
-        "{0} may not be the master any more: fewer than half of the Sentinels in urls answer, and the server \
+        "{0} may not be the master any more: at most half of the Sentinels in urls answer, and the server \
          has no replica in sync"
     )]
     Unconfirmed(Box<str>),
