@@ -257,7 +257,6 @@ impl Body for RequestBody {
                 tracing::debug!(client.address = %open.state.0.client(), %error, "Request body broke off");
                 if MalformedBody::is(&error) {
                     open.state.0.arrivals().malformed_body();
-                    open.state.0.wake();
                 }
                 Poll::Ready(Some(Err(open.fail(BodyFailure::Broken))))
             }

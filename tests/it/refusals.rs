@@ -275,8 +275,6 @@ async fn d_27_s_26_s_34_malformed_bodies_over_http2_get_an_event_and_a_figure() 
     client.head(7, &[(b"x-sum", b"1")], false).await;
     assert_eq!(client.outcome(7).await, Outcome::Status(200));
     running.counts("malformed_body", 2).await;
-    // Good trailers leave no warning.
-    assert!(!running.process.log().contains("trailers of a request"));
 }
 
 #[tokio::test]
