@@ -33,7 +33,17 @@ impl Pair {
             folder: tempfile::tempdir().unwrap(),
         };
         pair.connect_to(&pair.first);
+        // The name of a server changes when its first replica arrives.
+        pair.replicate();
         pair
+    }
+
+    /// Waits until the replica has all changes so far.
+    fn replicate(&self) {
+        self.first.command(&["SET", "last", "change"]);
+        while self.second.command(&["GET", "last"]) != "change" {}
+        self.first.command(&["DEL", "last"]);
+        while self.second.command(&["GET", "last"]) == "change" {}
     }
 
     fn link(&self) -> std::path::PathBuf {
@@ -54,8 +64,7 @@ impl Pair {
 
     /// Cuts the replica off. The replica has all changes so far, and lacks all later changes.
     fn detach(&self) {
-        self.first.command(&["SET", "last", "change"]);
-        while self.second.command(&["GET", "last"]) != "change" {}
+        self.replicate();
         assert_eq!(self.second.command(&["REPLICAOF", "NO", "ONE"]), "OK");
     }
 
