@@ -44,9 +44,13 @@ pub(super) struct Frames {
     before: usize,
     /// The number of SETTINGS frames without ACK.
     changes: u32,
+    /// The highest id of all streams that the client has opened.
+    highest: u32,
+    /// Whether the current head opens a stream. The value is false for trailers.
+    opens_stream: bool,
     /// The number of compressed bytes of the current head.
     head_bytes: usize,
-    /// The complete heads since the last call of [`Frames::take_heads`].
+    /// The complete heads of requests since the last call of [`Frames::take_heads`].
     heads: Heads,
 }
 
@@ -57,6 +61,8 @@ impl Default for Frames {
             count: 0,
             before: PREFACE.len(),
             changes: 0,
+            highest: 0,
+            opens_stream: false,
             head_bytes: 0,
             heads: Heads::default(),
         }
@@ -82,7 +88,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Returns the heads that were completed since the last call.
+    /// Returns the heads of requests that were completed since the last call.
     pub(super) fn take_heads(&mut self) -> Heads {
         std::mem::take(&mut self.heads)
     }
@@ -107,21 +113,26 @@ impl Frames {
         Some((self.begun, bytes.get(taken..).unwrap_or_default()))
     }
 
-    fn frame(&mut self, [high, middle, low, kind, flags, ..]: [u8; HEAD]) {
+    fn frame(&mut self, [high, middle, low, kind, flags, stream @ ..]: [u8; HEAD]) {
         let length = u32::from_be_bytes([0, high, middle, low]);
         self.before = usize::try_from(length).unwrap_or(usize::MAX);
         match kind {
             SETTINGS if flags & ACK == 0 => self.changes = self.changes.saturating_add(1),
-            HEADERS => self.head_frame(0, flags),
+            HEADERS => {
+                let stream = stream_id(stream);
+                self.opens_stream = stream > self.highest;
+                self.highest = self.highest.max(stream);
+                self.head_frame(0, flags);
+            }
             CONTINUATION => self.head_frame(self.head_bytes, flags),
             _ => {}
         }
     }
 
-    /// Counts a frame of a head. `before` is the number of bytes in the earlier frames of the head.
+    /// Counts a frame of a head. Trailers are not counted, because they begin no request. `before` is the number of bytes in the earlier frames of the head.
     fn head_frame(&mut self, before: usize, flags: u8) {
         self.head_bytes = self.before.saturating_add(before);
-        if flags & END_HEADERS != 0 {
+        if flags & END_HEADERS != 0 && self.opens_stream {
             self.heads.all = self.heads.all.saturating_add(1);
             let is_large = self.head_bytes > LARGE;
             self.heads.large = self.heads.large.saturating_add(u32::from(is_large));
@@ -129,14 +140,23 @@ impl Frames {
     }
 }
 
+/// Reads the id of a stream. The first bit does not belong to the id (RFC 9113 section 4.1).
+fn stream_id(bytes: [u8; 4]) -> u32 {
+    u32::from_be_bytes(bytes) & (u32::MAX >> 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        frame_of(0, (kind, flags), payload)
+    }
+
+    fn frame_of(stream: u32, (kind, flags): (u8, u8), payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let head = [length[1], length[2], length[3], kind, flags, 0, 0, 0, 0];
-        [&head[..], payload].concat()
+        let head = [length[1], length[2], length[3], kind, flags];
+        [&head[..], &stream.to_be_bytes(), payload].concat()
     }
 
     /// The number of SETTINGS frames without ACK in these pieces.
@@ -169,21 +189,40 @@ mod tests {
 
     #[test]
     fn d_07_heads_are_counted_and_large_heads_too() {
-        let part = |kind, flags, bytes| frame(kind, flags, &vec![0; bytes]);
+        let part = |stream, kind, flags, bytes| frame_of(stream, (kind, flags), &vec![0; bytes]);
         let bytes = [
             PREFACE.to_vec(),
-            part(HEADERS, END_HEADERS, LARGE),
-            part(HEADERS, 0, LARGE),
-            part(CONTINUATION, 0, 0),
-            part(CONTINUATION, END_HEADERS, 1),
+            part(1, HEADERS, END_HEADERS, LARGE),
+            part(3, HEADERS, 0, LARGE),
+            part(3, CONTINUATION, 0, 0),
+            part(3, CONTINUATION, END_HEADERS, 1),
             // Bytes of a body.
-            part(0, END_HEADERS, LARGE + 1),
-            part(HEADERS, END_HEADERS, 1),
+            part(3, 0, END_HEADERS, LARGE + 1),
+            part(7, HEADERS, END_HEADERS, 1),
         ];
         let mut frames = Frames::default();
         assert!(frames.read(&bytes.concat()).is_ok());
         assert_eq!(frames.take_heads(), Heads { all: 3, large: 1 });
         assert_eq!(frames.take_heads(), Heads::default());
+    }
+
+    #[test]
+    fn d_07_trailers_are_not_counted_as_heads() {
+        let part = |stream, kind, flags, bytes| frame_of(stream, (kind, flags), &vec![0; bytes]);
+        let bytes = [
+            PREFACE.to_vec(),
+            part(1, HEADERS, END_HEADERS, 1),
+            // The first bit does not belong to the id.
+            part(3 | 1 << 31, HEADERS, END_HEADERS, LARGE + 1),
+            part(1, HEADERS, END_HEADERS, LARGE + 1),
+            part(3, HEADERS, 0, LARGE),
+            part(3, CONTINUATION, END_HEADERS, 1),
+            part(5, HEADERS, 0, 1),
+            part(5, CONTINUATION, END_HEADERS, 1),
+        ];
+        let mut frames = Frames::default();
+        assert!(frames.read(&bytes.concat()).is_ok());
+        assert_eq!(frames.take_heads(), Heads { all: 3, large: 1 });
     }
 
     #[test]
