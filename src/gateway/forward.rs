@@ -408,17 +408,10 @@ pub(super) fn own_answer(context: &mut RequestContext, route: &Route) -> Option<
 /// Returns the protocol of a gRPC request.
 fn prepare_call(parts: &mut Parts, route: &Route) -> Option<grpc::Protocol> {
     let protocol = grpc::Protocol::of(&parts.method, &parts.headers)?;
-    if is_streaming_call(protocol, route) {
+    if protocol.is_streaming_call(route) {
         parts.extensions.insert(StreamingCall);
     }
     Some(protocol)
-}
-
-/// Whether the client of a gRPC call may pause between its messages. A client is allowed to pause
-/// only if the app speaks HTTP/2. If neither the client nor the app sends data, a deadline of the
-/// upstream ends the gRPC call.
-pub(super) fn is_streaming_call(protocol: grpc::Protocol, route: &Route) -> bool {
-    protocol == grpc::Protocol::Grpc && route.speaks_http2()
 }
 
 /// Prepares the head of the request for the app. The permit adds the assertion fields later.

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::Body;
+use crate::access::Route;
 
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -59,6 +60,13 @@ impl Protocol {
             b"-web-text" => Some(Self::WebText),
             _ => None,
         }
+    }
+
+    /// Whether the client of a call may pause between its messages. A client is allowed to pause only
+    /// if the app speaks HTTP/2. If neither the client nor the app sends data, a deadline of the
+    /// upstream ends the call.
+    pub(super) fn is_streaming_call(self, route: &Route) -> bool {
+        self == Self::Grpc && route.speaks_http2()
     }
 
     /// The `Content-Type` of an answer.

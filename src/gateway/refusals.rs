@@ -172,7 +172,7 @@ impl Worker {
         record.refused(&Error::HeadTooLarge, &parts.headers)
     }
 
-    /// Reports that the server has refused the bytes of a client. `head` is the begin of the refused
+    /// Reports that the server has refused the bytes of a client. `head` is the start of the refused
     /// head of a request, if it is known.
     #[cold]
     pub(super) fn report_refusal(

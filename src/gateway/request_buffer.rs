@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::header;
 
 use super::body_buffer::{BodyBuffer, BufferSizes};
-use super::forward::is_streaming_call;
 use super::request_body::{ForwardedBody, Needed};
 use super::{Error, Record, RequestContext, Step, Worker, WorkerSite, grpc, kept_form};
 use crate::access::{Permit, Recent, Route};
@@ -138,7 +137,7 @@ fn prepare_body(
 ) -> Result<(), Error> {
     let buffered = body.buffered();
     let body = body.rest_mut();
-    if grpc.is_some_and(|protocol| is_streaming_call(protocol, route)) {
+    if grpc.is_some_and(|protocol| protocol.is_streaming_call(route)) {
         body.allow_pauses();
     }
     body.forward_trailers(|| {

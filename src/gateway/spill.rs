@@ -64,17 +64,17 @@ impl SpillReports {
         self.metrics.refused_spill("full");
     }
 
-    /// Counts a body for which no descriptor is left. The log has at most one warning in each minute.
+    /// Counts a body that gets no descriptor. The log has at most one warning in each minute.
     fn no_descriptor(&self) {
         let reason = "descriptors";
         self.metrics.refused_spill(reason);
         if self.warnings.is_due(reason, self.clock.since_epoch()) {
             tracing::warn!(
                 reason,
-                keys = "the limit of descriptors of the process (LimitNOFILE, ulimit -n), or a \
-                        lower server.connections",
-                "Bodies are not written to server.spill_dir, because too many files are open. This \
-                 warning is logged once a minute"
+                keys = "nothing if one client has caused this, otherwise the limit of descriptors of \
+                        the process (LimitNOFILE, ulimit -n), or a lower server.connections",
+                "A body is not written to server.spill_dir, because this client, or all clients \
+                 together, have too many open files. This warning is logged once a minute"
             );
         }
     }

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_session_since_the_begin_of_the_login_replaces_the_login() {
+    fn only_a_session_since_the_start_of_the_login_replaces_the_login() {
         let begun = BEGUN.as_millis();
         for (prompt, session, expected) in [
             (Prompt::AsNeeded, session("main", begun - 1), false),

@@ -61,7 +61,7 @@ pub(super) struct Arrivals {
     malformed_body: Cell<bool>,
 }
 
-/// The heads of requests, and the trailers, that have arrived over HTTP/2.
+/// The heads of requests that have arrived over HTTP/2. Trailers do not count.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Heads {
     /// The number of all heads.
@@ -185,7 +185,7 @@ mod tests {
             (&[heads(3, 1), heads(1, 1)][..], 3, 1),
             (&[heads(2, 2)], 2, 0),
             (&[heads(2, 2)], 0, 2),
-            // The trailers of a request begin no request.
+            // The library also refuses small heads that are malformed.
             (&[heads(5, 0)], 1, 0),
             (&[], 0, 0),
         ] {

@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::clients::ClientId;
 
 /// The maximum number of demands at which a worker has not looked yet. If a worker misses older
-/// demands, it has stood still for longer than the other workers have waited for it.
+/// demands, it has not run for longer than the other workers have waited for it.
 const UNREAD: usize = 256;
 
 /// What a new connection needs.

@@ -76,9 +76,11 @@ pub(super) struct Frames {
     changes: u32,
     /// The highest id of all streams that the client has opened.
     highest: u32,
+    /// Whether the current head opens a stream. The value is false for trailers.
+    opens_stream: bool,
     /// The number of compressed bytes of the current head.
     head_bytes: usize,
-    /// The complete heads since the last call of [`Frames::take_heads`].
+    /// The complete heads of requests since the last call of [`Frames::take_heads`].
     heads: Heads,
 }
 
@@ -89,6 +91,7 @@ impl Default for Frames {
             padding: 0,
             changes: 0,
             highest: 0,
+            opens_stream: false,
             head_bytes: 0,
             heads: Heads::default(),
         }
@@ -143,7 +146,7 @@ impl Frames {
         let fixed = begin.get(HEAD..)?;
         let block = head.length.saturating_sub(fixed.len());
         let padding = head.padding(fixed);
-        self.head_frame(head.length, head.flags);
+        self.opens_stream = false;
         let bytes = if padding > block || head.depends_on_itself(fixed) {
             // The library refuses the frame, and does not decode its fields.
             self.before = block;
@@ -156,15 +159,16 @@ impl Frames {
         Some(Replacement { taken, bytes })
     }
 
-    /// Returns the heads that were completed since the last call.
+    /// Returns the heads of requests that were completed since the last call.
     pub(super) fn take_heads(&mut self) -> Heads {
         std::mem::take(&mut self.heads)
     }
 
     /// Counts a frame of a head. `bytes` is the number of bytes in all frames of the head until now.
+    /// Trailers are not counted, because they begin no request.
     fn head_frame(&mut self, bytes: usize, flags: u8) {
         self.head_bytes = bytes;
-        if flags & END_HEADERS != 0 {
+        if flags & END_HEADERS != 0 && self.opens_stream {
             self.heads.all = self.heads.all.saturating_add(1);
             let is_large = self.head_bytes > LARGE;
             self.heads.large = self.heads.large.saturating_add(u32::from(is_large));
@@ -181,6 +185,7 @@ impl Frames {
         self.before = head.length;
         match head.kind {
             HEADERS => {
+                self.opens_stream = head.stream > self.highest;
                 self.highest = self.highest.max(head.stream);
                 self.head_frame(head.length, head.flags);
             }

@@ -94,8 +94,11 @@ fn d_07_heads_are_counted_and_large_heads_too() {
         part(CONTINUATION, END_HEADERS, 3, 1),
         // Bytes of a body.
         part(0, END_HEADERS, 3, LARGE + 1),
-        // Trailers.
-        part(HEADERS, END_HEADERS, 3, 1),
+        part(HEADERS, END_HEADERS, 7, 1),
+        // Trailers begin no request.
+        part(HEADERS, END_HEADERS, 3, LARGE + 1),
+        part(HEADERS, 0, 1, LARGE),
+        part(CONTINUATION, END_HEADERS, 1, 1),
     ]
     .concat();
     let mut frames = Frames::default();

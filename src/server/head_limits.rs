@@ -70,7 +70,7 @@ impl Limits {
     }
 }
 
-/// Returns the begin of a request head that hyper has refused over HTTP/1.1: its method, its target
+/// Returns the start of a request head that hyper has refused over HTTP/1.1: its method, its target
 /// and its `Host` fields. `bytes` are the bytes of the head that have arrived. Returns `None` if they
 /// do not begin with a request line.
 pub(super) fn beginning(bytes: &[u8]) -> Option<Parts> {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn d_07_the_begin_of_a_refused_head_names_its_path_and_its_host() {
+    fn d_07_the_start_of_a_refused_head_names_its_path_and_its_host() {
         let named = |text: &str| {
             let parts = beginning(text.as_bytes())?;
             let hosts = parts.headers.get_all(header::HOST).iter();

@@ -315,7 +315,7 @@ pub(crate) trait Handler: 'static {
 
     /// The server calls this function when it closes a connection because of the bytes that the
     /// client has sent, or when the HTTP library refuses the head of a request or resets a stream. No
-    /// handler gets these bytes. `head` is the begin of the head, if it is known.
+    /// handler gets these bytes. `head` is the start of the head, if it is known.
     fn connection_refused(
         &self,
         _per_connection: &Self::PerConnection,

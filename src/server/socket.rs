@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use super::connection::PREFACE;
 use super::deadline::ConnectionState;
 use super::phase::{Phase, Protocol};
+use crate::fields::request_id::X_REQUEST_ID;
 use crate::relay::{self, Duplex};
 
 /// The size of the buffer for bytes that are read and discarded after the last response.
@@ -210,21 +211,28 @@ impl<S> Plaintext<S> {
         Self { refusals, ..self }
     }
 
-    /// Returns true if hyper has refused a head, and the answer was withheld.
+    /// Returns true if hyper has refused the current head, and the answer was withheld.
     pub(super) fn has_withheld_refusal(&self) -> bool {
-        self.refusals == Refusals::Found
+        self.refusals == Refusals::Found && self.state.phase() == Phase::Head
     }
 
-    /// Returns true if `bytes` must not be sent. From the begin of a head to the begin of its request,
-    /// hyper sends only answers of its own.
+    /// Returns true if `bytes` must not be sent. hyper refuses a head in the phase `Head`. In this
+    /// phase, the rest of an earlier answer can also be sent, because bytes of the next head can
+    /// arrive before the socket has accepted the answer.
     #[inline]
     fn withholds(&mut self, bytes: &[u8]) -> bool {
-        self.state.phase() == Phase::Head && self.is_refusal(bytes)
+        if self.state.phase() == Phase::Head {
+            return self.is_refusal(bytes);
+        }
+        if self.refusals == Refusals::Found {
+            self.refusals = Refusals::Withheld;
+        }
+        false
     }
 
     #[cold]
     fn is_refusal(&mut self, bytes: &[u8]) -> bool {
-        if self.refusals == Refusals::Withheld && bytes.starts_with(b"HTTP/1.1 431 ") {
+        if self.refusals == Refusals::Withheld && is_refusal_of_library(bytes) {
             self.refusals = Refusals::Found;
         }
         self.refusals == Refusals::Found
@@ -281,6 +289,25 @@ impl<S> Plaintext<S> {
             }
         }
     }
+}
+
+/// Returns true if `bytes` begin with the answer with which hyper refuses a large head. The answer
+/// has no content. Each answer without content from the handler has the field `X-Request-Id`.
+fn is_refusal_of_library(bytes: &[u8]) -> bool {
+    if !bytes.starts_with(b"HTTP/1.1 431 ") {
+        return false;
+    }
+    let lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let fields = lines.skip(1).take_while(|line| !line.is_empty());
+    let mut is_empty = false;
+    for field in fields {
+        is_empty |= field.eq_ignore_ascii_case(b"content-length: 0");
+        let name = field.split(|byte| *byte == b':').next();
+        if name.is_some_and(|name| name.eq_ignore_ascii_case(X_REQUEST_ID.as_str().as_bytes())) {
+            return false;
+        }
+    }
+    is_empty
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Plaintext<S> {
@@ -378,3 +405,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Plaintext<S> {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+#[path = "socket_tests.rs"]
+mod tests;

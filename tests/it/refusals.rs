@@ -307,7 +307,7 @@ async fn t_11_tls_and_proxy_headers_on_a_plain_port_get_a_warning_that_names_the
         assert_eq!(events[0]["level"], "WARN", "{events:?}");
         assert_eq!(events[0]["client.address"], "127.0.0.1", "{events:?}");
     }
-    // The second request of a connection is not the begin of a TLS handshake.
+    // The second request of a connection is not the start of a TLS handshake.
     let later = format!("{request}\x16\x03\x01\r\n\r\n");
     let mut client = Raw::connect(address).await;
     client.send(later).await;

@@ -96,9 +96,12 @@ async fn d_09_f_22_a_thousand_idle_connections_leave_descriptors_to_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f_22_connections_are_closed_when_the_system_refuses_descriptors() {
-    // The gateway may close every connection without a request in progress.
+    // The gateway may close every connection without a request in progress. All requests use the one
+    // connection to the app, because a new one would get no descriptor.
     let plan = Plan {
         repeats: true,
+        server: "workers = 1",
+        bystanders_app: "connections = 1",
         rest: ROUTES.to_owned(),
         ..Plan::default()
     };
