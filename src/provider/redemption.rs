@@ -53,10 +53,13 @@ impl Provider {
         let concurrent = self.settings.concurrent_calls.get();
         let own = concurrent.checked_div(replicas.get()).unwrap_or_default();
         let most = usize::try_from(own.max(1)).unwrap_or(usize::MAX);
+        // With few concurrent calls, one class can occupy two, so that the users of one network do not
+        // always wait for each other.
+        let of_class = most.saturating_sub(Pace::KEPT).max(most.min(2));
         let pace = |failed| {
             let pace = self.limiter.pace(replicas, failed, clock.now());
             Pace {
-                places: pace.places.min(most.saturating_sub(Pace::KEPT).max(1)),
+                places: pace.places.min(of_class),
                 exchanges: pace.exchanges.min(most),
                 ..pace
             }

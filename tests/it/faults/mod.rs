@@ -118,6 +118,8 @@ struct Plan {
     provider_name: Option<&'static str>,
     /// Keys of the app of the bystanders.
     bystanders_app: &'static str,
+    /// The gateway uses only one worker.
+    one_worker: bool,
     /// Whether the gateway uses TLS, so that its clients can use HTTP/2.
     tls: bool,
     /// The lifetime of access tokens, in seconds.
@@ -172,6 +174,9 @@ impl Plan {
             .app(IDLE)
             .app(self.bystanders_app)
             .with(&routes);
+        if self.one_worker {
+            settings = settings.one_worker();
+        }
         if self.without_buffers {
             settings = settings.server("buffer_mib = 0");
         }
