@@ -256,7 +256,20 @@ impl Sessions {
                     let session = self.session_of(stored).ok_or(StoreError::Damaged)?;
                     return Ok(Some(Arc::new(session)));
                 }
-                Read::StoreIsBehind(newer, version) => self.bring_back(&newer, version).await?,
+                Read::StoreIsBehind(newer, version) => {
+                    match self.bring_back(&newer, version).await {
+                        Ok(()) => {}
+                        // A full server refuses changes. The session continues while its tokens are valid. The
+                        // cache has not confirmed it, so the next request tries again.
+                        Err(error @ StoreError::Refused(_)) => {
+                            let session = self
+                                .session_of(newer)
+                                .filter(|newer| self.has_tokens(newer));
+                            return session.map(|newer| Some(Arc::new(newer))).ok_or(error);
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
                 // The session changed during the read, so the loop reads the session again.
                 Read::Outdated => {}
             }
@@ -270,6 +283,12 @@ impl Sessions {
         // The next read shows whether another replica was faster.
         let _result: Replacement = self.store.replace(version, copy).await?;
         Ok(())
+    }
+
+    /// Returns true if the access token of a session has not expired.
+    fn has_tokens(&self, session: &Session) -> bool {
+        let expires_at = session.tokens().expires_at();
+        expires_at.is_none_or(|at| self.clock.now() < at)
     }
 
     /// Decodes a session, and computes its current limits. Returns `None` if the record has no

@@ -204,7 +204,7 @@ pub(super) enum Replacement {
 }
 
 /// Selects the session that the store must end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Which {
     /// Ends the session with this key. The session can have any version.
     Key(SessionKey),

@@ -206,9 +206,13 @@ impl Shared {
     fn note_ends(&self, keys: &[SessionKey], why: EndReason) {
         let now = self.clock.now();
         for key in keys {
-            self.journal.note_end(*key, why, now);
-            self.cache.apply(Event::Ended(*key, why));
+            self.note_end(Which::Key(*key), why, now);
         }
+    }
+
+    fn note_end(&self, which: Which, why: EndReason, now: Timestamp) {
+        self.journal.note_end(which, why, now);
+        self.cache.apply(Event::Ended(*which.key(), why));
     }
 
     pub(super) async fn replace(
@@ -285,12 +289,12 @@ impl Shared {
         let command = self.end_command(&which, why);
         let ended: Result<(i64, i64), _> = self.send(&command).await;
         match (ended, which) {
-            (Ok((ended, count)), _) => {
+            (Ok((ended, count)), which) => {
                 self.note_count(count);
                 if ended == 0 {
                     return Ok(Vec::new());
                 }
-                self.note_ends(&[key], why);
+                self.note_end(which, why, self.clock.now());
                 Ok(vec![(key, why)])
             }
             (Err(StoreError::Unavailable(_) | StoreError::Refused(_)), Which::Key(_))
@@ -306,7 +310,8 @@ impl Shared {
         }
     }
 
-    fn end_command(&self, which: &Which, why: EndReason) -> redis::Cmd {
+    /// Returns the command that ends a session, or one version of it.
+    pub(super) fn end_command(&self, which: &Which, why: EndReason) -> redis::Cmd {
         let version = match which {
             Which::Key(_) => Vec::new(),
             Which::Version(_, version) => value::version_bytes(*version).to_vec(),

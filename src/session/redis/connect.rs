@@ -1,8 +1,8 @@
 //! Opens connections to the server: name look-up, TCP or Unix socket, TLS, login, and the question to
 //! the Sentinels.
 //!
-//! The files with passwords, certificates and keys are read for each connection, so a changed file
-//! takes effect at the next connection.
+//! The files with passwords, certificates and keys are read for each connection to the server, and once for each
+//! question to all Sentinels. So a changed file takes effect at the next connection and at the next question.
 
 use std::io;
 use std::path::Path;
@@ -42,7 +42,16 @@ pub(super) struct Open {
     /// The name that the server has until its next restart or its next change of role. `None` if the user of the
     /// store may not ask for it.
     pub(super) name: Option<String>,
+    /// The number of the last failover, as the Sentinels have told it. Zero without Sentinels.
+    pub(super) epoch: u64,
     driver: JoinHandle<()>,
+}
+
+/// What connections to servers need from the files: the user name and the password, and the settings of TLS.
+#[derive(Clone)]
+pub(super) struct Access {
+    info: RedisConnectionInfo,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Drop for Open {
@@ -68,7 +77,10 @@ pub(super) async fn connect(
     pushed: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
 ) -> Result<Open, RedisConnectError> {
     let found = match &settings.sentinel_master {
-        Some(master) => Some(master_of(settings, master).await?),
+        Some(master) => {
+            let access = sentinel_access(settings).await?;
+            Some(master_of(settings, (master, access), None).await?)
+        }
         None => None,
     };
     let server = match &found {
@@ -77,8 +89,12 @@ pub(super) async fn connect(
     };
     let server = server.ok_or_else(|| RedisConnectError::NoMaster("".into()))?;
     let config = config().set_push_sender(pushed);
-    let info = login(&settings.login, settings.database)?;
-    let mut open = open(settings, &server, (info, config)).await?;
+    let access = Access {
+        info: login(&settings.login, settings.database)?,
+        tls: shared_tls_config(settings)?,
+    };
+    let mut open = open(settings, &server, (&access, config)).await?;
+    open.epoch = found.as_ref().map(|found| found.epoch).unwrap_or_default();
     check_role(&mut open, found.as_ref()).await?;
     Ok(open)
 }
@@ -121,13 +137,13 @@ fn one_line(path: &Path) -> Result<String, RedisConnectError> {
 async fn open(
     settings: &RedisSettings,
     server: &Address,
-    (info, config): (RedisConnectionInfo, AsyncConnectionConfig),
+    (access, config): (&Access, AsyncConnectionConfig),
 ) -> Result<Open, RedisConnectError> {
     let name = || server.to_string().into_boxed_str();
     let silent = |_elapsed| RedisConnectError::Silent(name());
     let opening = async {
-        let socket = socket(settings.tls.as_ref(), server).await?;
-        let made = MultiplexedConnection::new_with_config(&info, socket, config).await;
+        let socket = socket(access.tls.as_ref(), server).await?;
+        let made = MultiplexedConnection::new_with_config(&access.info, socket, config).await;
         made.map_err(|source| {
             let (server, source) = (name(), Arc::new(source));
             let code = source.code().unwrap_or_default();
@@ -147,6 +163,7 @@ async fn open(
         commands: Commands::new(connection, settings.command_timeout),
         server: name(),
         name: None,
+        epoch: 0,
         driver: tokio::spawn(driver),
     })
 }
@@ -185,10 +202,9 @@ async fn check_role(open: &mut Open, found: Option<&Found>) -> Result<(), RedisC
 pub(super) async fn ask_sentinel(
     settings: &RedisSettings,
     sentinel: &Address,
-    master: &str,
+    (master, access): (&str, &Access),
 ) -> Result<Option<SentinelAnswer>, RedisConnectError> {
-    let info = login(&settings.sentinel_login, 0)?;
-    let mut open = open(settings, sentinel, (info, config())).await?;
+    let mut open = open(settings, sentinel, (access, config())).await?;
     let mut commands = redis::pipe();
     commands
         .ignore_errors()
@@ -208,7 +224,7 @@ pub(super) async fn ask_sentinel(
 }
 
 async fn socket(
-    tls: Option<&TlsFiles>,
+    tls: Option<&Arc<ClientConfig>>,
     server: &Address,
 ) -> Result<Box<dyn Socket>, RedisConnectError> {
     let failed = |source| RedisConnectError::Socket {
@@ -236,12 +252,12 @@ async fn socket(
     SockRef::from(&stream)
         .set_tcp_keepalive(&keepalive)
         .map_err(failed)?;
-    let Some(files) = tls else {
+    let Some(config) = tls else {
         return Ok(Box::new(stream));
     };
     let name = ServerName::try_from(name)
         .map_err(|_invalid| failed(io::Error::other("the host is not a valid server name")))?;
-    let connector = TlsConnector::from(Arc::new(tls_config(files)?));
+    let connector = TlsConnector::from(Arc::clone(config));
     let stream = connector.connect(name, stream).await.map_err(failed)?;
     Ok(Box::new(stream))
 }
@@ -261,6 +277,36 @@ impl RedisSettings {
         }
         Ok(())
     }
+}
+
+/// Reads the files for the connections to all Sentinels, on another thread: the calls of the store wait for this
+/// thread, and the certificates of the system are many files.
+///
+/// # Errors
+///
+/// [`RedisConnectError`].
+///
+/// # Cancel safety
+///
+/// Cancel safe.
+pub(super) async fn sentinel_access(settings: &RedisSettings) -> Result<Access, RedisConnectError> {
+    let settings = settings.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        Ok(Access {
+            info: login(&settings.sentinel_login, 0)?,
+            tls: shared_tls_config(&settings)?,
+        })
+    });
+    match reading.await {
+        Ok(access) => access,
+        // The runtime ends.
+        Err(_) => Err(RedisConnectError::NoMaster("".into())),
+    }
+}
+
+fn shared_tls_config(settings: &RedisSettings) -> Result<Option<Arc<ClientConfig>>, tls::Error> {
+    let config = settings.tls.as_ref().map(tls_config).transpose()?;
+    Ok(config.map(Arc::new))
 }
 
 /// Reads the TLS files.

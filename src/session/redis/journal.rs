@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::{FromRedisValue, Pipeline, RedisError};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError};
 
 use super::Shared;
 use super::calls::{AT_ONCE, millis};
@@ -27,6 +27,7 @@ use super::scripts::{Key, REMEMBER};
 use super::value::FORMAT;
 use crate::clock::Timestamp;
 use crate::session::groups::REMEMBERED;
+use crate::session::store::Which;
 use crate::session::stored::Stored;
 use crate::session::{EndReason, SessionKey};
 
@@ -52,7 +53,8 @@ struct Entries {
 
 #[derive(Clone, Debug, Eq, PartialEq)]
 enum Change {
-    End(SessionKey, EndReason),
+    /// The end of a session, or of one version of it.
+    End(Which, EndReason),
     /// The end of a group, at a time of the server's clock. The group is in the form in which scripts know it.
     GroupEnd(Vec<u8>, u64),
     /// The mark with this name, until a time of the gateway's clock.
@@ -69,10 +71,10 @@ impl Journal {
     }
 
     /// Notes an end that the server has made.
-    pub(super) fn note_end(&self, key: SessionKey, why: EndReason, now: Timestamp) {
+    pub(super) fn note_end(&self, which: Which, why: EndReason, now: Timestamp) {
         // The sweep and the limit of sessions make such ends again.
         if !matches!(why, EndReason::Idle | EndReason::Evicted) {
-            self.note(Change::End(key, why), now);
+            self.note(Change::End(which, why), now);
         }
     }
 
@@ -141,19 +143,44 @@ fn forget_old<T>(entries: &mut VecDeque<(Timestamp, T)>, now: Timestamp) {
 }
 
 impl Shared {
-    /// Makes the changes of the last minute again that the server lacks.
+    /// Makes the changes of the last minute again that the server lacks. Leases and token sets come first, because
+    /// other replicas wait only some seconds for them. The end of a version comes after the token set of this version.
     pub(super) async fn repeat_changes(&self, commands: &mut Commands) -> Result<(), RedisError> {
         // An outage before the failover does not make a change old.
         let now = self.last_heartbeat().unwrap_or_else(|| self.clock.now());
-        let (mut ends, mut groups, mut marks) = (Vec::new(), Vec::new(), Vec::new());
+        let leases = self.leases.commands(&self.names, self.clock.now());
+        self.run_in_parts::<(i64, i64)>(commands, (&leases, TOKEN_SETS_AT_ONCE))
+            .await?;
+        for some in self.journal.token_sets(now).chunks(TOKEN_SETS_AT_ONCE) {
+            self.repeat_token_sets(commands, some).await?;
+        }
+        let (mut ends, mut of_versions) = (Vec::new(), Vec::new());
+        let (mut groups, mut marks) = (Vec::new(), Vec::new());
         for change in self.journal.changes(now) {
             match change {
-                Change::End(key, why) => ends.push((key, why)),
+                Change::End(Which::Key(key), why) => ends.push((key, why)),
+                Change::End(which, why) => of_versions.push(self.end_command(&which, why)),
                 Change::GroupEnd(group, at) => groups.push((group, at)),
-                Change::Mark(name, until) => marks.push((name, until)),
+                Change::Mark(name, until) => {
+                    let left = until.since(self.clock.now());
+                    marks.extend((!left.is_zero()).then(|| set_mark(&name, left)));
+                }
             }
         }
         self.repeat_ends(commands, ends).await?;
+        self.run_in_parts::<(i64, i64)>(commands, (&of_versions, AT_ONCE))
+            .await?;
+        self.repeat_group_ends(commands, &groups).await?;
+        self.run_in_parts::<Option<String>>(commands, (&marks, AT_ONCE))
+            .await
+    }
+
+    /// Lets the server remember the ends of groups again.
+    async fn repeat_group_ends(
+        &self,
+        commands: &mut Commands,
+        groups: &[(Vec<u8>, u64)],
+    ) -> Result<(), RedisError> {
         for some in groups.chunks(AT_ONCE) {
             let keys = some.iter().map(|(group, _)| self.names.ended_at(group));
             let mut command = self.names.call(REMEMBER, keys);
@@ -163,27 +190,6 @@ impl Shared {
             }
             let repeated: Result<i64, _> = command.query_async(commands).await;
             unless_refused(repeated)?;
-        }
-        for some in marks.chunks(AT_ONCE) {
-            let mut pipeline = redis::pipe();
-            for (name, until) in some {
-                let left = until.since(self.clock.now());
-                if !left.is_zero() {
-                    pipeline.add_command(set_mark(name, left));
-                }
-            }
-            self.run_all::<Option<String>>(commands, pipeline).await?;
-        }
-        for some in self.journal.token_sets(now).chunks(TOKEN_SETS_AT_ONCE) {
-            self.repeat_token_sets(commands, some).await?;
-        }
-        let leases = self.leases.commands(&self.names, self.clock.now());
-        for some in leases.chunks(TOKEN_SETS_AT_ONCE) {
-            let mut pipeline = redis::pipe();
-            for command in some {
-                pipeline.add_command(command.clone());
-            }
-            self.run_all::<(i64, i64)>(commands, pipeline).await?;
         }
         Ok(())
     }
@@ -219,16 +225,38 @@ impl Shared {
             let name = self.names.session(session.key().as_bytes());
             pipeline.cmd("GETRANGE").arg(name).arg(0).arg(8);
         }
-        let heads: Vec<Vec<u8>> = pipeline.query_async(commands).await?;
+        let pipeline = pipeline.ignore_errors();
+        let heads: Vec<Result<Vec<u8>, RedisError>> = pipeline.query_async(commands).await?;
         let mut pipeline = redis::pipe();
         for (session, head) in sessions.iter().zip(heads) {
-            if let Some(older) = older_version(&head, session.version())
-                && let Ok(Some(command)) = self.replacement(older, session)
-            {
-                pipeline.add_command(command);
+            match head {
+                Ok(head) => {
+                    if let Some(older) = older_version(&head, session.version())
+                        && let Ok(Some(command)) = self.replacement(older, session)
+                    {
+                        pipeline.add_command(command);
+                    }
+                }
+                refused => unless_refused(refused)?,
             }
         }
         self.run_all::<String>(commands, pipeline).await
+    }
+
+    /// Runs commands, at most `most` in one round trip. A command that the server refuses has no effect.
+    async fn run_in_parts<T: FromRedisValue>(
+        &self,
+        commands: &mut Commands,
+        (all, most): (&[Cmd], usize),
+    ) -> Result<(), RedisError> {
+        for some in all.chunks(most) {
+            let mut pipeline = redis::pipe();
+            for command in some {
+                pipeline.add_command(command.clone());
+            }
+            self.run_all::<T>(commands, pipeline).await?;
+        }
+        Ok(())
     }
 
     /// Runs commands. A command that the server refuses has no effect.
@@ -275,11 +303,11 @@ mod tests {
         let journal = Journal::default();
         let (why, now) = (EndReason::SignedOut, Timestamp::from_millis(1_000_000));
         for number in 0..=MAX_CHANGES {
-            journal.note_end(key(number), why, now);
+            journal.note_end(Which::Key(key(number)), why, now);
         }
         assert_eq!(journal.changes(now).len(), MAX_CHANGES);
         let later = now.plus(KEPT).plus(Duration::from_millis(1));
-        journal.note_end(key(0), why, later);
+        journal.note_end(Which::Key(key(0)), why, later);
         assert_eq!(journal.changes(later).len(), 1);
         assert_eq!(journal.changes(later.plus(KEPT)).len(), 1);
         assert!(journal.changes(later.plus(KEPT * 2)).is_empty());
@@ -288,8 +316,8 @@ mod tests {
     #[test]
     fn ends_that_repeat_themselves_and_removed_marks_are_not_remembered() {
         let (journal, now) = (Journal::default(), Timestamp::from_millis(1_000_000));
-        journal.note_end(key(1), EndReason::Idle, now);
-        journal.note_end(key(2), EndReason::Evicted, now);
+        journal.note_end(Which::Key(key(1)), EndReason::Idle, now);
+        journal.note_end(Which::Key(key(2)), EndReason::Evicted, now);
         journal.note_group_ends(&[b"K".to_vec()], 1, now);
         journal.note_mark(b"kept".to_vec(), now, now);
         journal.note_mark(b"removed".to_vec(), now, now);

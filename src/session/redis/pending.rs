@@ -19,6 +19,7 @@ use super::event::letter;
 use super::leases::Release;
 use super::scripts::END_ALL;
 use crate::session::groups::Group;
+use crate::session::store::Which;
 use crate::session::{EndReason, SessionKey};
 
 /// The maximum number of sign-outs that wait for the server.
@@ -125,7 +126,7 @@ impl Shared {
         let now = self.clock.now();
         for key in keys {
             self.pending.changes().ends.remove(key);
-            self.journal.note_end(*key, why, now);
+            self.journal.note_end(Which::Key(*key), why, now);
         }
     }
 

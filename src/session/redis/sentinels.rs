@@ -4,7 +4,7 @@
 //! accepts changes that are lost later. A replica of the gateway that still reaches this master must leave it.
 //!
 //! All Sentinels of the settings are asked at once. A Sentinel numbers each failover, and the answer with the highest
-//! number counts. The answer is reliable if more than half of the Sentinels have answered, because a failover needs
+//! number counts. Among several such answers, the master that most Sentinels name counts. The answer is reliable if more than half of the Sentinels have answered, because a failover needs
 //! more than half of them. If fewer have answered, a replica of the master in sync also shows that the master is not
 //! cut off. A master that nothing confirms several times counts as a server that does not answer.
 
@@ -19,7 +19,7 @@ use url::Host;
 
 use super::Shared;
 use super::commands::Commands;
-use super::connect::{Open, ask_sentinel};
+use super::connect::{Access, Open, ask_sentinel, sentinel_access};
 use super::error::RedisConnectError;
 use super::heartbeats::Signal;
 use super::settings::{Address, RedisSettings};
@@ -39,6 +39,30 @@ pub(super) struct Found {
     pub(super) master: Address,
     /// True if more than half of the Sentinels have answered.
     pub(super) is_confirmed: bool,
+    /// The number of the last failover. Zero if no Sentinel has told a number.
+    pub(super) epoch: u64,
+}
+
+/// The server of a connection, as the Sentinels know it.
+#[derive(Clone, Copy, Debug)]
+struct Current<'a> {
+    server: &'a str,
+    /// The number of the last failover at the time of the connection.
+    epoch: u64,
+}
+
+impl Found {
+    /// Returns true if the server has a successor. Without the answers of the others, a Sentinel that was cut off may
+    /// name the master before the last failover.
+    fn replaces(&self, current: Current<'_>) -> bool {
+        let is_reliable = self.is_confirmed || self.epoch > current.epoch;
+        is_reliable && self.master.to_string() != current.server
+    }
+
+    /// Returns true if the Sentinels confirm the server.
+    fn confirms(&self, current: Current<'_>) -> bool {
+        self.is_confirmed && self.master.to_string() == current.server
+    }
 }
 
 /// The answer of one Sentinel.
@@ -49,7 +73,7 @@ pub(super) struct SentinelAnswer {
     pub(super) epoch: u64,
 }
 
-/// Asks all Sentinels for the address of the master.
+/// Asks all Sentinels for the address of the master. `current` is the server of the connection, if there is one.
 ///
 /// # Errors
 ///
@@ -60,13 +84,17 @@ pub(super) struct SentinelAnswer {
 /// If the future is dropped, the connections to the Sentinels are closed.
 pub(super) async fn master_of(
     settings: &RedisSettings,
-    master: &str,
+    (master, access): (&str, Access),
+    current: Option<&str>,
 ) -> Result<Found, RedisConnectError> {
-    let shared = Arc::new((settings.clone(), master.to_owned()));
+    let shared = Arc::new((settings.clone(), master.to_owned(), access));
     let mut asking = JoinSet::new();
     for sentinel in settings.servers.clone() {
         let shared = Arc::clone(&shared);
-        asking.spawn(async move { ask_sentinel(&shared.0, &sentinel, &shared.1).await });
+        asking.spawn(async move {
+            let (settings, master, access) = &*shared;
+            ask_sentinel(settings, &sentinel, (master, access)).await
+        });
     }
     let (mut answers, mut failed) = (Vec::new(), None);
     loop {
@@ -84,10 +112,11 @@ pub(super) async fn master_of(
         }
     }
     let is_confirmed = is_majority(answers.len(), settings.servers.len());
-    match newest(answers) {
-        Some(master) => Ok(Found {
+    match newest(answers, current) {
+        Some(SentinelAnswer { master, epoch }) => Ok(Found {
             master,
             is_confirmed,
+            epoch,
         }),
         None => Err(failed.unwrap_or_else(|| RedisConnectError::NoMaster(master.into()))),
     }
@@ -97,10 +126,18 @@ fn is_majority(some: usize, all: usize) -> bool {
     some.saturating_mul(2) > all
 }
 
-/// Returns the master of the last failover.
-fn newest(answers: Vec<SentinelAnswer>) -> Option<Address> {
-    let newest = answers.into_iter().max_by_key(|answer| answer.epoch);
-    newest.map(|answer| answer.master)
+/// Returns the master of the last failover. If the Sentinels name several masters with the same number, or tell no
+/// number, the master that most of them name counts, and then the current server.
+fn newest(mut answers: Vec<SentinelAnswer>, current: Option<&str>) -> Option<SentinelAnswer> {
+    let epoch = answers.iter().map(|answer| answer.epoch).max()?;
+    answers.retain(|answer| answer.epoch == epoch);
+    let rank = |answer: &SentinelAnswer| {
+        let same = answers.iter().filter(|other| other.master == answer.master);
+        let name = answer.master.to_string();
+        // The name decides last, so that the order of the answers does not count.
+        (same.count(), current == Some(&*name), name)
+    };
+    answers.iter().max_by_key(|answer| rank(answer)).cloned()
 }
 
 /// Reads the answers of a Sentinel to `SENTINEL get-master-addr-by-name` and `SENTINEL master`.
@@ -214,13 +251,20 @@ impl Shared {
         let Some(master) = self.settings.sentinel_master.clone() else {
             return;
         };
-        let (shared, server) = (Arc::clone(self), open.server.clone());
+        let (shared, server, epoch) = (Arc::clone(self), open.server.clone(), open.epoch);
         let mut commands = open.commands.clone();
         tokio::spawn(async move {
-            let found = master_of(&shared.settings, &master).await;
-            let signal = match found {
-                Ok(found) if found.master.to_string() != *server => Signal::Closed,
-                Ok(found) if found.is_confirmed => Signal::Confirmation(true),
+            let current = Current {
+                server: &server,
+                epoch,
+            };
+            let found = async {
+                let access = sentinel_access(&shared.settings).await?;
+                master_of(&shared.settings, (&master, access), Some(&server)).await
+            };
+            let signal = match found.await {
+                Ok(found) if found.replaces(current) => Signal::Closed,
+                Ok(found) if found.confirms(current) => Signal::Confirmation(true),
                 Ok(_) | Err(_) => Signal::Confirmation(server_has_replica(&mut commands).await),
             };
             // The receiver is closed if the connection was already replaced.
@@ -243,10 +287,50 @@ mod tests {
     #[test]
     fn f_12_the_answer_after_the_last_failover_counts_and_not_the_first_answer() {
         let answers = vec![answer("old", 3), answer("new", 4), answer("old", 3)];
-        assert_eq!(newest(answers), Some(answer("new", 4).master));
-        assert_eq!(newest(Vec::new()), None);
+        assert_eq!(newest(answers, Some("old:6379")), Some(answer("new", 4)));
+        assert_eq!(newest(Vec::new(), None), None);
         for (some, all, expected) in [(1, 1, true), (1, 2, false), (2, 3, true), (1, 3, false)] {
             assert_eq!(is_majority(some, all), expected, "{some} of {all}");
+        }
+    }
+
+    #[test]
+    fn f_12_without_numbers_the_master_of_most_answers_counts_in_every_order() {
+        let (a, b) = (answer("a", 0), answer("b", 0));
+        for order in [[&a, &b, &b], [&b, &a, &b], [&b, &b, &a]] {
+            let answers = order.map(SentinelAnswer::clone).to_vec();
+            assert_eq!(newest(answers, Some("a:6379")), Some(b.clone()));
+        }
+        for (current, expected) in [("a:6379", &a), ("b:6379", &b), ("c:6379", &b)] {
+            for order in [[&a, &b], [&b, &a]] {
+                let answers = order.map(SentinelAnswer::clone).to_vec();
+                assert_eq!(newest(answers, Some(current)).as_ref(), Some(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn f_12_one_sentinel_that_was_cut_off_does_not_end_the_connection_to_the_master() {
+        let current = Current {
+            server: "new:6379",
+            epoch: 4,
+        };
+        for (master, is_confirmed, epoch, expected) in [
+            ("new", true, 4, (false, true)),
+            ("new", false, 4, (false, false)),
+            ("old", false, 3, (false, false)),
+            ("old", false, 4, (false, false)),
+            ("next", false, 5, (true, false)),
+            ("next", true, 5, (true, false)),
+            ("other", true, 0, (true, false)),
+        ] {
+            let found = Found {
+                master: answer(master, epoch).master,
+                is_confirmed,
+                epoch,
+            };
+            let result = (found.replaces(current), found.confirms(current));
+            assert_eq!(result, expected, "{found:?}");
         }
     }
 

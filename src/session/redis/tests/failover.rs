@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU8;
 
 use super::*;
 use crate::session::redis::settings::Address;
+use crate::session::store::Which;
 use crate::session::{Lease, Leased, MarkKind, Once};
 
 /// A server, and its replica that takes over. The settings name a link to the socket of the current server.
@@ -323,4 +324,77 @@ async fn f_12_a_lease_that_was_not_given_needs_no_release() {
         );
         assert_eq!(started.shared.pending.releases(), 0, "{is_away}");
     }
+}
+
+/// Closes all connections, and waits until the replica has made its changes again.
+async fn reconnect(server: &Server, replica: &Started) {
+    let before = generation(replica);
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    let again = async {
+        while generation(replica) == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    let again = tokio::time::timeout(Duration::from_secs(20), again).await;
+    assert!(again.is_ok(), "the replica cannot repeat its changes");
+    replica.wait_until_up().await;
+}
+
+#[tokio::test]
+async fn f_12_a_refused_read_of_one_session_does_not_prevent_a_connection() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let started = start(&away::quick(&server), &fixture);
+    let [odd, lost] = [
+        open(&started.sessions, "alice", NOW).await,
+        open(&started.sessions, "bob", NOW).await,
+    ];
+    let old = started.value(&lost).await.unwrap();
+    for id in [&odd, &lost] {
+        let held = session(&started.sessions, id).await;
+        let replaced = started.sessions.replace(&held, tokens("token-1"), None);
+        assert!(matches!(replaced.await, Ok(Replaced::Stored(_))));
+    }
+    started.set_value(&lost, &old).await;
+    // The server refuses to read a list as a text.
+    let mut commands = redis::pipe();
+    let name = started.key(&odd);
+    commands
+        .cmd("DEL")
+        .arg(&name)
+        .cmd("LPUSH")
+        .arg(&name)
+        .arg("");
+    let _answers: (i64, i64) = started.shared.send_all(&commands).await.unwrap();
+    reconnect(&server, &started).await;
+    let stored = started.value(&lost).await.unwrap();
+    assert_eq!(stored.get(1..9), Some(&1_u64.to_be_bytes()[..]));
+}
+
+/// The provider has refused the tokens of a version at one side of a split brain. The other side has newer tokens.
+#[tokio::test]
+async fn f_12_a_repeated_end_of_one_version_does_not_end_a_newer_version() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let started = start(&away::quick(&server), &fixture);
+    let [newer, same] = [
+        open(&started.sessions, "alice", NOW).await,
+        open(&started.sessions, "bob", NOW).await,
+    ];
+    let old = started.value(&newer).await.unwrap();
+    let of_same = started.value(&same).await.unwrap();
+    let held = session(&started.sessions, &newer).await;
+    let replaced = started.sessions.replace(&held, tokens("token-1"), None);
+    assert!(matches!(replaced.await, Ok(Replaced::Stored(_))));
+    let of_newer = started.value(&newer).await.unwrap();
+    started.set_value(&newer, &old).await;
+    for id in [&newer, &same] {
+        let which = Which::Version(id.key(), 0);
+        let ended = Arc::clone(&started.shared).end(which, EndReason::GrantEnded);
+        assert_eq!(ended.await.unwrap().len(), 1);
+    }
+    started.set_value(&newer, &of_newer).await;
+    started.set_value(&same, &of_same).await;
+    reconnect(&server, &started).await;
+    assert!(started.value(&newer).await.is_some());
+    assert!(started.value(&same).await.is_none());
 }
