@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::store::Replacement;
 use super::stored::Stored;
 use super::{Session, SessionKey, Sessions, StoreError};
 
@@ -41,6 +42,33 @@ impl Sessions {
         match self.covered(key).and_then(Session::of) {
             Some(session) => Ok(Some(Arc::new(session))),
             None => self.fetch(key).await,
+        }
+    }
+
+    /// Stores a version of a session again that a shared store has lost, for example in a failover. The store
+    /// has the version `version`, whose refresh token may be used up. If the store refuses changes, for example
+    /// because it is full, the function returns the version, as long as its tokens are valid.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub(super) async fn bring_back(
+        &self,
+        newer: Arc<Stored>,
+        version: u64,
+    ) -> Result<Option<Session>, StoreError> {
+        let copy = Arc::new(newer.copy());
+        match self.store.replace(version, copy).await {
+            // The next read shows whether another replica was faster.
+            Ok(Replacement::Stored | Replacement::Outdated | Replacement::Ended) => Ok(None),
+            // The cache has not confirmed the session, so the next request tries again.
+            Err(error @ StoreError::Refused(_)) => {
+                let now = self.clock.now();
+                let session = self.session_of(newer);
+                let valid = session.filter(|session| !session.tokens().is_expired(now));
+                valid.map(Some).ok_or(error)
+            }
+            Err(error) => Err(error),
         }
     }
 

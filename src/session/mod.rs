@@ -257,38 +257,14 @@ impl Sessions {
                     return Ok(Some(Arc::new(session)));
                 }
                 Read::StoreIsBehind(newer, version) => {
-                    match self.bring_back(&newer, version).await {
-                        Ok(()) => {}
-                        // A full server refuses changes. The session continues while its tokens are valid. The
-                        // cache has not confirmed it, so the next request tries again.
-                        Err(error @ StoreError::Refused(_)) => {
-                            let session = self
-                                .session_of(newer)
-                                .filter(|newer| self.has_tokens(newer));
-                            return session.map(|newer| Some(Arc::new(newer))).ok_or(error);
-                        }
-                        Err(error) => return Err(error),
+                    if let Some(newer) = self.bring_back(newer, version).await? {
+                        return Ok(Some(Arc::new(newer)));
                     }
                 }
                 // The session changed during the read, so the loop reads the session again.
                 Read::Outdated => {}
             }
         }
-    }
-
-    /// Stores a version of a session again that a shared store has lost, for example in a failover. The store
-    /// has the version `version`, whose refresh token may be used up.
-    async fn bring_back(&self, newer: &Stored, version: u64) -> Result<(), StoreError> {
-        let copy = Arc::new(newer.copy());
-        // The next read shows whether another replica was faster.
-        let _result: Replacement = self.store.replace(version, copy).await?;
-        Ok(())
-    }
-
-    /// Returns true if the access token of a session has not expired.
-    fn has_tokens(&self, session: &Session) -> bool {
-        let expires_at = session.tokens().expires_at();
-        expires_at.is_none_or(|at| self.clock.now() < at)
     }
 
     /// Decodes a session, and computes its current limits. Returns `None` if the record has no
