@@ -84,7 +84,7 @@ pub struct RouteTable {
 
 impl RouteTable {
     /// Builds the table from the routes and their positions in the settings. Routes with more specific
-    /// prefixes ([`Prefix::specificity`]) are tried first. Among equally specific prefixes, the routes
+    /// prefixes ([`crate::target::Prefix::specificity`]) are tried first. Among equally specific prefixes, the routes
     /// that name a host are tried first.
     ///
     /// No spelling of a prefix opens a path that another route protects: a prefix that begins with the
