@@ -439,8 +439,9 @@ pub(super) fn check_app_sign_out_reach(
             continue;
         }
         let is_own = login.own.cover(path) || login.redirection.is_own_path(path);
-        let serving = hosts.iter().filter_map(|host| served.serving(host, path));
-        let serving: Vec<_> = serving.collect();
+        let serving: Vec<_> = (hosts.iter())
+            .filter_map(|host| served.serving(host, path))
+            .collect();
         let is_reached = serving.iter().any(|other| other.index() == route.index());
         let problem = match serving.first() {
             _ if is_own => "has no effect, because Sidegate itself answers this path".to_owned(),
@@ -450,9 +451,8 @@ pub(super) fn check_app_sign_out_reach(
                 other.name()
             ),
             None if hosts.iter().any(|host| route.is_for_host(host)) => {
-                "has no effect, because apps may read this path as a path of several routes, so no \
-                 route takes its requests; write the path as the prefix of the route is written"
-                    .to_owned()
+                "has no effect, because apps may read this path as a path of several routes, and no \
+                 route takes its requests; begin the path exactly as the prefix of the route".into()
             }
             Some(_) | None => continue,
         };

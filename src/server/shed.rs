@@ -90,8 +90,8 @@ impl Registry {
         self.slots.take().await
     }
 
-    /// Returns the slot of a client with more than its share. Returns `None` if all connections of
-    /// such clients have requests in progress.
+    /// Closes a connection of a client that has more connections than its share, and returns its slot.
+    /// Returns `None` if all connections of such clients have requests in progress.
     async fn slot_of_over_share(&self) -> Option<Slot> {
         let need = Need::SlotOfOverShare;
         let freeing =

@@ -249,7 +249,8 @@ impl State {
         Some((class, client))
     }
 
-    /// Whether a code of `class` may have a place. One place is kept for each class that has none.
+    /// Returns true if a code of `class` may occupy one more place. Each class can always occupy one place, because the
+    /// other classes never occupy the last place that it needs.
     fn has_place(&self, class: Class) -> bool {
         let taken = |class: Class| self.shares.of(class).places.max(1);
         let all = Class::ALL

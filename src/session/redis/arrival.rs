@@ -6,8 +6,8 @@
 //! what the server lacks ([`super::journal`]): their leases, and the token sets of their refreshes. Without this time,
 //! a replica could use a refresh token that another replica has already used.
 //!
-//! `WAIT` would not replace this: the server runs no other command of the connection while it waits for its replicas,
-//! and after a failover with two servers, nobody confirms anything.
+//! The command `WAIT` cannot replace this time. While the server waits for its replicas, it runs no other command of the
+//! connection. After a failover from one of two servers, the new master has no replica that could confirm a change.
 
 use std::time::Duration;
 

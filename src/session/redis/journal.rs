@@ -143,8 +143,9 @@ fn forget_old<T>(entries: &mut VecDeque<(Timestamp, T)>, now: Timestamp) {
 }
 
 impl Shared {
-    /// Makes the changes of the last minute again that the server lacks. Leases and token sets come first, because
-    /// other replicas wait only some seconds for them. The end of a version comes after the token set of this version.
+    /// Repeats the changes of the last minute that the server lacks. Leases and token sets are repeated first, because
+    /// the other replicas wait only a few seconds for them. The end of a version is repeated after the token set of this
+    /// version.
     pub(super) async fn repeat_changes(&self, commands: &mut Commands) -> Result<(), RedisError> {
         // An outage before the failover does not make a change old.
         let now = self.last_heartbeat().unwrap_or_else(|| self.clock.now());

@@ -3,10 +3,13 @@
 //! A master that is cut off from the Sentinels and from its replicas does not learn that it has a successor, and
 //! accepts changes that are lost later. A replica of the gateway that still reaches this master must leave it.
 //!
-//! All Sentinels of the settings are asked at once. A Sentinel numbers each failover, and the answer with the highest
-//! number counts. Among several such answers, the master that most Sentinels name counts. The answer is reliable if more than half of the Sentinels have answered, because a failover needs
-//! more than half of them. If fewer have answered, a replica of the master in sync also shows that the master is not
-//! cut off. A master that nothing confirms several times counts as a server that does not answer.
+//! The gateway asks all Sentinels in the settings at the same time. The Sentinels number the failovers. The answer with
+//! the highest number counts. If several answers have the highest number, the master in most of these answers counts.
+//!
+//! The answer is reliable if more than half of the Sentinels have answered, because a failover needs more than half of
+//! them. If fewer have answered, the gateway asks the master for its replicas: a master with a replica in sync is not
+//! cut off. If several questions in a row confirm the master in neither way, the master counts as a server that does
+//! not answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +42,7 @@ pub(super) struct Found {
     pub(super) master: Address,
     /// True if more than half of the Sentinels have answered.
     pub(super) is_confirmed: bool,
-    /// The number of the last failover. Zero if no Sentinel has told a number.
+    /// The number of the last failover. Zero if no answer contains a number.
     pub(super) epoch: u64,
 }
 

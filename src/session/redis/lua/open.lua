@@ -1,6 +1,6 @@
 -- Stores a new session, and ends the sessions that it replaces and the sessions above the limit of its
 -- user. Keys: the session, its indexes, the ends of its groups, the replaced sessions. Arguments: key, value, time to
--- live, time of the last use, end of the lifetime, limit, begin of the login, reason for replaced sessions, reason for
+-- live, time of the last use, end of the lifetime, limit, start of the login, reason for replaced sessions, reason for
 -- sessions above the limit, number of groups, the groups, the replaced sessions.
 local key, value, ttl, used, ends_at = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local limit, begun_at, replaced_why, above_why = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10]

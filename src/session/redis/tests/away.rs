@@ -351,6 +351,17 @@ async fn f_12_a_server_that_has_lost_a_sign_out_gets_the_sign_out_again() {
     assert!(live(&other.sessions, &kept, NOW).await);
 }
 
+/// Checks that the server counts as away: a session in memory continues, and no session can begin.
+pub(super) async fn counts_as_away(started: &Started, id: &SessionId) {
+    let found = started.sessions.find(id, after(59));
+    assert!(matches!(found, Lookup::Live(_)));
+    let opened = started.sessions.open(login("bob"), NOW).await;
+    assert!(matches!(
+        opened,
+        Err(OpenError::Store(StoreError::Unavailable(_)))
+    ));
+}
+
 #[tokio::test]
 async fn f_12_a_server_that_loads_its_data_counts_as_away() {
     let (mut server, fixture) = (Server::start(&DURABLE), Fixture::memory());
@@ -378,15 +389,7 @@ async fn f_12_a_server_that_loads_its_data_counts_as_away() {
     let said = said.find(|said| said.contains("LOADING") || said.contains("PONG"));
     let said = said.unwrap_or_default();
     assert!(said.contains("LOADING"), "{said}");
-    assert!(matches!(
-        started.sessions.find(&id, after(59)),
-        Lookup::Live(_)
-    ));
-    let opened = started.sessions.open(login("bob"), NOW).await;
-    assert!(matches!(
-        opened,
-        Err(OpenError::Store(StoreError::Unavailable(_)))
-    ));
+    counts_as_away(&started, &id).await;
     started.wait_until_up().await;
     assert!(live(&started.sessions, &id, NOW).await);
     drop(

@@ -110,15 +110,7 @@ async fn f_12_a_node_that_loses_its_slots_counts_as_away() {
     let slot = slots(&started).await[0].to_string();
     assert_eq!(server.command(&["CLUSTER", "DELSLOTS", &slot]), "OK");
     started.wait_until_down().await;
-    assert!(matches!(
-        started.sessions.find(&id, after(59)),
-        Lookup::Live(_)
-    ));
-    let opened = started.sessions.open(login("bob"), NOW).await;
-    assert!(matches!(
-        opened,
-        Err(OpenError::Store(StoreError::Unavailable(_)))
-    ));
+    away::counts_as_away(&started, &id).await;
     assert_eq!(server.command(&["CLUSTER", "ADDSLOTS", &slot]), "OK");
     started.wait_until_up().await;
     assert!(live(&started.sessions, &id, NOW).await);
