@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::check_paths;
 use super::listening::Bounded;
 use super::login_host::login_host;
+use super::reach::check_reach;
 use super::section::Reader;
 use super::site_data::{SiteData, clear_site_data};
-use super::{check_paths, check_reach};
 use crate::access::{Route, RouteTable};
 use crate::identity::ListedClaim;
 use crate::login::{

@@ -27,6 +27,7 @@ mod paths;
 mod probes;
 mod problem;
 mod providers;
+mod reach;
 mod restart_only;
 mod rewriting;
 mod routing;
@@ -64,12 +65,12 @@ use self::names::check_names;
 use self::probes::probes;
 pub use self::problem::{Problem, Problems};
 use self::providers::{ParsedProviders, providers};
+use self::reach::check_app_sign_out_reach;
 pub(crate) use self::restart_only::RestartOnly;
 use self::rewriting::{check_bypasses, check_rewriting};
 pub(crate) use self::routing::Upstreams;
 use self::routing::{
-    ParsedUpstreams, check_app_sign_out_reach, check_reach, check_routes, routes, unenforced_rules,
-    unnamed_providers, upstreams,
+    ParsedUpstreams, check_routes, routes, unenforced_rules, unnamed_providers, upstreams,
 };
 use self::section::Reader;
 use self::signing::{Signing, signing};
