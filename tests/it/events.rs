@@ -111,7 +111,7 @@ fn ended_figure(reason: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_page_in_another_tab_hears_that_the_user_has_signed_out() {
+async fn a_real_browser_hears_in_another_tab_that_the_user_has_signed_out() {
     let scene = Scene::new().await;
     scene
         .app

@@ -11,6 +11,7 @@ use url::Url;
 use crate::support::browser::{Browser, Page};
 use crate::support::provider::Endpoint;
 use crate::support::scene::{ORIGIN, SESSION, Scene, assert_nothing_opened, refusal, url};
+use crate::support::webdriver::Chromium;
 use sidegate::clock::Clock;
 
 /// The page of a code that did not get its turn.
@@ -159,6 +160,24 @@ async fn d_21_a_code_that_had_to_wait_can_be_sent_again() {
         page.describe()
     );
     assert!(bob.cookie(ORIGIN, SESSION).is_some());
+}
+
+#[tokio::test]
+async fn d_21_a_real_browser_whose_code_has_to_wait_signs_in_by_itself() {
+    let scene = Scene::with(|settings| settings.of_provider("token_calls_per_minute = 10\n")).await;
+    let alice = scene.browser_of("alice");
+    let callback = scene.until_callback(&alice, "/page").await;
+    let hold = scene.provider.hold(Endpoint::Token);
+    let first = tokio::spawn(async move { alice.follow(&callback).await });
+    scene.provider.wait_for(Endpoint::Token, 1).await;
+    let browser = Chromium::leading("localhost:80", scene.gateway.address()).await;
+    browser.open("http://localhost/page").await;
+    browser.wait_for_text("too_many_codes").await;
+    browser.picture("too_many_codes").await;
+    hold.release();
+    assert_eq!(first.await.unwrap().status, 303);
+    browser.wait_for_text("seen").await;
+    assert_eq!(scene.provider.exchanges().len(), 2);
 }
 
 #[tokio::test]

@@ -83,6 +83,7 @@ mod prefixed_apps;
 mod provider_answers;
 mod proxies;
 mod proxy_protocol;
+mod quick;
 mod recent;
 mod refresh;
 mod refusals;
