@@ -151,6 +151,13 @@ pub(super) fn reason(kind: &Kind) -> String {
             format!("`{name}` is not one of {}", known.join(", "))
         }
         Kind::MissingField(_) => "is missing".to_owned(),
+        Kind::InvalidType(_, expected) if expected == "newtype variant" => {
+            "this word needs keys; write a table with the keys, as in config/sidegate.toml"
+                .to_owned()
+        }
+        Kind::InvalidType(_, expected) if expected == "unit" => {
+            "this word has no keys; write only the word, in quotes".to_owned()
+        }
         Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
             format!("expected {}, found {found}", in_plain_words(expected))
         }

@@ -182,13 +182,17 @@ fn report_lost(lines: u64) {
     );
 }
 
-/// Returns the texts of an error and of its causes in one line: `a: b: c`.
+/// Returns the texts of an error and of its causes in one line: `a: b: c`. A cause whose text is already at the end of
+/// the line is left out, because some errors contain the text of their cause.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
         next = error.source();
     }
     text
@@ -228,5 +232,7 @@ mod tests {
         struct Outer(#[source] io::Error);
         let error = Outer(io::Error::other("inner"));
         assert_eq!(chain(&error), "outer: inner");
+        let error = Outer(io::Error::other(Outer(io::Error::other("outer"))));
+        assert_eq!(chain(&error), "outer");
     }
 }

@@ -19,7 +19,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 use url::Host;
 
@@ -141,8 +141,9 @@ async fn open(
 ) -> Result<Open, RedisConnectError> {
     let name = || server.to_string().into_boxed_str();
     let silent = |_elapsed| RedisConnectError::Silent(name());
+    let deadline = sleep(settings.connect_timeout).deadline();
     let opening = async {
-        let socket = socket(access.tls.as_ref(), server).await?;
+        let socket = socket(access.tls.as_ref(), server, deadline).await?;
         let made = MultiplexedConnection::new_with_config(&access.info, socket, config).await;
         made.map_err(|source| {
             let (server, source) = (name(), Arc::new(source));
@@ -156,9 +157,7 @@ async fn open(
             }
         })
     };
-    let (connection, driver) = timeout(settings.connect_timeout, opening)
-        .await
-        .map_err(silent)??;
+    let (connection, driver) = timeout_at(deadline, opening).await.map_err(silent)??;
     Ok(Open {
         commands: Commands::new(connection, settings.command_timeout),
         server: name(),
@@ -223,9 +222,11 @@ pub(super) async fn ask_sentinel(
         })
 }
 
+/// Connects to the server. If the TLS handshake has not ended at `deadline`, the error says so.
 async fn socket(
     tls: Option<&Arc<ClientConfig>>,
     server: &Address,
+    deadline: Instant,
 ) -> Result<Box<dyn Socket>, RedisConnectError> {
     let failed = |source| RedisConnectError::Socket {
         server: server.to_string().into(),
@@ -258,7 +259,10 @@ async fn socket(
     let name = ServerName::try_from(name)
         .map_err(|_invalid| failed(io::Error::other("the host is not a valid server name")))?;
     let connector = TlsConnector::from(Arc::clone(config));
-    let stream = connector.connect(name, stream).await.map_err(failed)?;
+    let stream = timeout_at(deadline, connector.connect(name, stream))
+        .await
+        .map_err(|_elapsed| RedisConnectError::SilentTls(server.to_string().into()))?
+        .map_err(failed)?;
     Ok(Box::new(stream))
 }
 

@@ -52,6 +52,11 @@ pub enum RedisConnectError {
     /// The server did not answer in time.
     #[error("{0} does not answer in time")]
     Silent(Box<str>),
+    /// The server accepted the connection, but did not complete the TLS handshake in time.
+    #[error(
+        "{0} does not answer the TLS handshake in time; write redis:// instead of rediss:// if the port has no TLS"
+    )]
+    SilentTls(Box<str>),
     /// The connection failed, or the server answered with an error.
     #[error("{server} cannot be used")]
     Server {
@@ -96,6 +101,7 @@ impl RedisConnectError {
             | Self::NotMaster(_)
             | Self::Server { .. }
             | Self::Silent(_)
+            | Self::SilentTls(_)
             | Self::Socket { .. }
             | Self::Unconfirmed(_) => false,
         }

@@ -44,6 +44,32 @@ async fn the_check_over_the_network_reports_policy_and_persistence() {
     assert!(found(&settings).await.contains("cannot be reached"));
 }
 
+/// The port accepts the connection and waits for a line, like a server without TLS.
+#[tokio::test]
+async fn the_check_over_the_network_reports_a_port_without_tls() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&ca, signed.cert.pem()).unwrap();
+    let mut settings = Server::start(&[]).settings();
+    settings.servers = vec![settings::Address::Tcp(
+        url::Host::parse("127.0.0.1").unwrap(),
+        address.port(),
+    )];
+    settings.connect_timeout = Duration::from_millis(200);
+    let silent = format!("{address} does not answer in time");
+    assert!(found(&settings).await.contains(&silent));
+    settings.tls = Some(settings::TlsFiles {
+        ca: Some(ca),
+        client: None,
+    });
+    let silent = format!("{address} does not answer the TLS handshake in time; write redis://");
+    let found = found(&settings).await;
+    assert!(found.contains(&silent), "{found}");
+}
+
 #[tokio::test]
 async fn the_check_over_the_network_reports_missing_rights() {
     let server = Server::start(&[]);
