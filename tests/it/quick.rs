@@ -1,5 +1,5 @@
-//! Checks that `tests/run quick` leaves out all tests that start a browser, because `quick` installs
-//! no browser.
+//! Checks that `tests/run quick` leaves out all tests that start a browser or Python, because `quick`
+//! installs only Redis.
 
 use std::fs;
 use std::path::Path;
@@ -21,16 +21,16 @@ fn left_out(script: &str) -> Vec<String> {
     list.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The functions of a file that start a browser, in the order of the file.
-fn starting_a_browser(text: &str) -> Vec<&str> {
+/// The functions of a file that start a program, in the order of the file. `starts` says whether a
+/// line starts the program.
+fn starting(text: &str, starts: impl Fn(&str) -> bool) -> Vec<&str> {
     let mut function = "";
     let mut found = Vec::new();
     for line in text.lines() {
         if let Some((_, rest)) = line.split_once("fn ") {
             function = rest.split(['(', '<']).next().unwrap_or_default();
         }
-        let starts = line.contains("Chromium::") || line.contains("chromium(&");
-        if starts && found.last() != Some(&function) {
+        if starts(line) && found.last() != Some(&function) {
             found.push(function);
         }
     }
@@ -38,7 +38,7 @@ fn starting_a_browser(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn quick_leaves_out_the_tests_that_start_a_browser() {
+fn quick_leaves_out_the_tests_that_need_installed_programs() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let script = fs::read_to_string(top.join("run")).unwrap();
     let left_out = left_out(&script);
@@ -51,11 +51,14 @@ fn quick_leaves_out_the_tests_that_start_a_browser() {
             let rest = module.strip_prefix(left_out.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
         });
-        if is_left_out || module == "quick" {
+        if is_left_out || module == "quick" || module.starts_with("support::") {
             continue;
         }
         let text = fs::read_to_string(&file).unwrap();
-        for function in starting_a_browser(&text) {
+        let in_python = starting(&text, |line| line.contains("python()"));
+        assert!(in_python.is_empty(), "{module}: {in_python:?} start Python");
+        let in_a_browser = |line: &str| line.contains("Chromium::") || line.contains("chromium(&");
+        for function in starting(&text, in_a_browser) {
             assert!(
                 function.contains("real_browser"),
                 "{module}::{function} starts a browser. `tests/run quick` runs it, because its name \
