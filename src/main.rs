@@ -195,7 +195,10 @@ fn check(arguments: &Check) -> ExitCode {
         print_error(&format!("warning: {warning}"));
     }
     for route in config.site.routes.iter().filter(|route| route.is_public()) {
-        print_line(&format!("open to everybody: {}", route.prefix()));
+        let hosts: Vec<_> = route.hosts().collect();
+        let at = if hosts.is_empty() { "" } else { " at " };
+        let (prefix, hosts) = (route.prefix(), hosts.join(", "));
+        print_line(&format!("open to everybody: {prefix}{at}{hosts}"));
     }
     for (route, forms) in config.site.routes.unusual_paths() {
         print_line(&format!(

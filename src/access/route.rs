@@ -214,7 +214,7 @@ impl Route {
 
     /// Returns the hosts (with optional ports) to which the route applies. If the route applies to
     /// all hosts, the iterator is empty.
-    pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
         self.hosts.iter().map(AsRef::as_ref)
     }
 

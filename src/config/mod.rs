@@ -445,6 +445,7 @@ fn warnings(
     let mut warnings = layers::misspelled_variables(settings);
     warnings.extend(unnamed_providers(routes));
     warnings.extend(unenforced_rules(routes));
+    warnings.extend(reach::weaker_without_hosts(routes));
     warnings.extend(auth_check::warning(asking_proxies, login.own.prefix()));
     let trusted = server.trusted_peers();
     warnings.extend(auth_check::untrusted(asking_proxies, &trusted));

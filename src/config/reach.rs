@@ -99,6 +99,41 @@ pub(super) fn check_app_sign_out_reach(
     }
 }
 
+/// Returns a warning for each route without `hosts` that decides about a part of a host and admits more users than the
+/// route of this host. The route whose prefix has the most segments decides, with or without `hosts`.
+pub(super) fn weaker_without_hosts(routes: &RouteTable) -> Vec<String> {
+    let served = routes.for_worker();
+    let everywhere = routes.iter().filter(|route| route.hosts().next().is_none());
+    let warning = |route: &Route| {
+        let decides = |host: &str| {
+            let serving = served.serving(host, route.prefix());
+            serving.is_some_and(|serving| serving.index() == route.index())
+        };
+        routes.iter().find_map(|own| {
+            let is_below = own.public_prefix().covers(route.prefix());
+            let host = own.hosts().find(|host| decides(host))?;
+            (is_below && admits_more(route, own)).then(|| {
+                format!(
+                    "routes.{}.hosts: the route `{}` also decides at {host}, and admits more users than the route \
+                     `{}` of this host; if this is not meant, list the hosts of the route",
+                    route.index(),
+                    route.name(),
+                    own.name(),
+                )
+            })
+        })
+    };
+    everywhere.filter_map(warning).collect()
+}
+
+/// Returns true if a route certainly admits more users than another route.
+fn admits_more(route: &Route, other: &Route) -> bool {
+    if other.is_public() {
+        return false;
+    }
+    route.is_public() || route.admits_every_user() && !other.admits_every_user()
+}
+
 /// Returns true if, at each host of the route, an earlier route takes all its paths.
 fn is_taken(routes: &RouteTable, route: &Route, urls: &PublicUrls) -> bool {
     let before = routes
