@@ -75,7 +75,10 @@ impl<T: Zeroize> Drop for Secret<T> {
 /// The maximum size of a file with a secret or a key, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// Reads a small text file that can contain a secret.
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// Reads a small text file that can contain a secret. Some editors write a byte order mark at the start of a file. The
+/// byte order mark is not part of the text.
 ///
 /// # Errors
 ///
@@ -88,11 +91,21 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Secret<String>> {
     let length = file
         .take(MAX_FILE.saturating_add(1))
         .read_to_string(&mut text.0)?;
-    if u64::try_from(length).is_ok_and(|length| length <= MAX_FILE) {
-        Ok(text)
-    } else {
-        Err(ErrorKind::FileTooLarge.into())
+    if u64::try_from(length).map_or(true, |length| length > MAX_FILE) {
+        return Err(ErrorKind::FileTooLarge.into());
     }
+    if text.0.starts_with(BYTE_ORDER_MARK) {
+        text.0.remove(0);
+    }
+    Ok(text)
+}
+
+/// Returns the only line of a text, without the line breaks at its end. Returns `None` if the text is empty, or has several
+/// lines or other white space around the line, because a file with such a secret probably contains a mistake.
+pub(crate) fn only_line(text: &str) -> Option<&str> {
+    let line = text.trim_end_matches(['\r', '\n']);
+    let is_alone = !line.is_empty() && line.trim() == line && !line.contains(['\r', '\n']);
+    is_alone.then_some(line)
 }
 
 /// The kind of content of a file.
@@ -286,6 +299,29 @@ mod tests {
         for other in [&b"abce"[..], b"abc", b"abcde", b"", b"ABCD"] {
             assert!(!secret.matches(other));
         }
+    }
+
+    #[test]
+    fn a_file_with_a_secret_has_one_line_and_may_begin_with_a_byte_order_mark() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (content, line) in [
+            ("secret", Some("secret")),
+            ("\u{feff}a secret\r\n", Some("a secret")),
+            ("secret\n\n", Some("secret")),
+            ("", None),
+            ("\n", None),
+            ("\u{feff}", None),
+            (" secret", None),
+            ("secret \n", None),
+            ("one\ntwo\n", None),
+        ] {
+            std::fs::write(file.path(), content).unwrap();
+            let text = read_file(file.path()).unwrap();
+            assert_eq!(only_line(text.expose()), line, "{content:?}");
+        }
+        std::fs::write(file.path(), "a".repeat(64 * 1024 + 1)).unwrap();
+        let error = read_file(file.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
     }
 
     #[test]

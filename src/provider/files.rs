@@ -5,7 +5,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::SetupError;
-use crate::secret::{Environment, Secret, read_file};
+use crate::secret::{Environment, Secret, only_line, read_file};
 
 /// The error text for a secret that has other text before or after the secret.
 const NOT_ONLY_THE_SECRET: &str =
@@ -16,7 +16,7 @@ const NOT_ONLY_THE_SECRET: &str =
 /// or end, because the file probably contains a mistake.
 pub(crate) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<String>, SetupError> {
     let text = Zeroizing::new(read_text(key, path)?);
-    let Some(secret) = only_secret(&text) else {
+    let Some(secret) = only_line(&text) else {
         let problem = "names a file with white space around the secret, or with several lines; write \
                        only the secret";
         return Err(SetupError::Setting { key, problem });
@@ -24,8 +24,7 @@ pub(crate) fn secret_file(key: &'static str, path: &Path) -> Result<Secret<Strin
     Ok(Secret::new(secret.to_owned()))
 }
 
-/// Reads a small text file that must not be empty. Some editors write a byte order mark at the
-/// start of a file. The byte order mark is not part of the text.
+/// Reads a small text file that must not be empty.
 pub(super) fn read_text(key: &'static str, path: &Path) -> Result<String, SetupError> {
     let text = read_file(path).map_err(|source| SetupError::Read {
         key,
@@ -37,15 +36,7 @@ pub(super) fn read_text(key: &'static str, path: &Path) -> Result<String, SetupE
         let path = path.to_owned();
         return Err(SetupError::EmptyFile { key, path });
     }
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned())
-}
-
-/// Returns a secret without the line breaks at its end. Returns `None` if the text has several
-/// lines, or other white space around the secret.
-fn only_secret(text: &str) -> Option<&str> {
-    let secret = text.trim_end_matches(['\r', '\n']);
-    let is_alone = secret.trim() == secret && !secret.contains(['\r', '\n']);
-    is_alone.then_some(secret)
+    Ok(text.to_owned())
 }
 
 /// Reads the environment variable `name`, which the setting `key` names.
@@ -72,7 +63,7 @@ pub(crate) fn secret_variable(
     environment: &Environment,
 ) -> Result<Secret<String>, SetupError> {
     let text = variable(key, name, environment)?;
-    let secret = only_secret(text.expose()).ok_or_else(|| SetupError::Variable {
+    let secret = only_line(text.expose()).ok_or_else(|| SetupError::Variable {
         key,
         name: name.into(),
         problem: NOT_ONLY_THE_SECRET,

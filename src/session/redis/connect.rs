@@ -28,7 +28,7 @@ use super::commands::Commands;
 use super::error::RedisConnectError;
 use super::sentinels::{Found, SentinelAnswer, has_replica, master_of, read_answer};
 use super::settings::{Address, LoginFiles, RedisSettings, TlsFiles};
-use crate::secret::read_file;
+use crate::secret::{only_line, read_file};
 use crate::tls::{self, ServerIdentity, Trust};
 
 /// The time without data after which the operating system checks whether the server still exists.
@@ -127,10 +127,8 @@ fn one_line(path: &Path) -> Result<String, RedisConnectError> {
         path: path.to_owned(),
         source,
     })?;
-    let line = text.expose().trim_end_matches(['\r', '\n']);
-    if line.is_empty() || line.trim() != line || line.contains(['\r', '\n']) {
-        return Err(RedisConnectError::FileText(path.to_owned()));
-    }
+    let line = only_line(text.expose());
+    let line = line.ok_or_else(|| RedisConnectError::FileText(path.to_owned()))?;
     Ok(line.to_owned())
 }
 

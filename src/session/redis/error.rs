@@ -39,9 +39,9 @@ pub enum RedisConnectError {
         #[source]
         source: io::Error,
     },
-    /// A file with a user name or a password has several lines, or white space around the text. The
+    /// A file with a user name or a password is empty, or has several lines, or white space around the text. The
     /// operator is responsible for this error.
-    #[error("{} has several lines, or white space around the text; write only the text", .0.display())]
+    #[error("{} is empty, or has several lines, or white space around the text; write only the text", .0.display())]
     FileText(PathBuf),
     /// No Sentinel knows the address of the master.
     #[error("no Sentinel knows a master with the name `{0}`")]
