@@ -7,7 +7,7 @@ use super::claims::{self, Dates};
 use super::json::Object;
 use super::jwt::{self, ExpectedHeader, TokenError};
 use super::keys::KeySet;
-use super::settings::{Algorithm, Settings};
+use super::settings::{Algorithm, IdentitySource, Settings};
 use crate::clock::Timestamp;
 
 /// The claims of a verified access token.
@@ -71,4 +71,25 @@ impl AccessTokenVerifier {
             members,
         })
     }
+}
+
+/// Refuses the required audience and the required issuer of access tokens. Sidegate calls this
+/// function if no key is configured, because Sidegate then checks no access token.
+pub(super) fn refuse_unused(settings: &Settings) -> Result<(), SetupError> {
+    // With the source "userinfo" or "none", the issuer also names the issuer of the identity.
+    let names_issuer = matches!(
+        settings.identity.source,
+        IdentitySource::None | IdentitySource::Userinfo
+    );
+    let access_token = &settings.access_token;
+    let key = if access_token.audience.is_some() {
+        "access_token.audience"
+    } else if access_token.issuer.is_some() && !names_issuer {
+        "access_token.issuer"
+    } else {
+        return Ok(());
+    };
+    let problem = "has no effect, because Sidegate checks access tokens only with \
+                   access_token.public_key_files; add the keys, or leave it out";
+    Err(SetupError::Setting { key, problem })
 }

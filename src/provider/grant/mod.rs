@@ -103,6 +103,9 @@ impl GrantVerifier {
             let problem = "is empty, but identity.source is \"access_token\"";
             return Err(SetupError::Setting { key, problem });
         }
+        if access_token.is_none() {
+            access_token::refuse_unused(settings)?;
+        }
         let id_token = match source {
             IdentitySource::IdToken => Some(IdTokenRules::new(settings, issuer.cloned())?),
             IdentitySource::AccessToken | IdentitySource::None | IdentitySource::Userinfo => None,
