@@ -32,7 +32,13 @@ const ADVICE: &[(&[&str], &str)] = &[
         "write access = { any_of = { emails = [\"...\"] } } in the route",
     ),
     (
-        &["email_domain", "email_domains", "allowed_domains"],
+        &[
+            "email_domain",
+            "email_domains",
+            "allowed_domains",
+            "domain",
+            "domains",
+        ],
         "write access = { any_of = { email_domains = [\"...\"] } } in the route",
     ),
     (

@@ -170,6 +170,7 @@ impl AuthorizationEndpoint {
         let configured = parameters(settings);
         let extra = &settings.authorization_request.parameters;
         let mut names: HashSet<&str> = RESERVED.into();
+        names.insert("prompt");
         names.extend(configured.iter().map(|(name, _value)| *name));
         if extra.keys().any(|name| names.contains(&**name)) {
             return Err(SetupError::Setting {
@@ -178,9 +179,8 @@ impl AuthorizationEndpoint {
             });
         }
         names.extend(extra.keys().map(String::as_str));
-        // Each request can also contain `prompt` and the parameters that `pass_parameters` allows.
+        // Each request can also contain the parameters that `pass_parameters` allows.
         let passed = &settings.authorization_request.pass_parameters;
-        names.insert("prompt");
         names.extend(passed.names().iter().map(String::as_str));
         // If the query of the endpoint repeated a parameter of the gateway, the gateway could not
         // know which of the two values the provider uses.

@@ -7,9 +7,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::Value;
 
+use super::SetupError;
 use super::endpoint::Endpoint;
 use super::json::{self, JsonError, Object};
-use super::settings::UserinfoBearer;
+use super::settings::{IdentitySettings, IdentitySource, UserinfoBearer};
 use super::token::{FORM, ResponseFormatError, form, media_type, says_json};
 use crate::identity::{Claim, Email};
 use crate::origin;
@@ -56,6 +57,17 @@ pub(super) enum Userinfo {
     /// A JWT with claims. The signature of the JWT has not been verified yet (OpenID Connect Core
     /// 1.0 section 5.3.2).
     Signed(Secret<String>),
+}
+
+/// Refuses `userinfo_bearer` if the gateway does not call the userinfo endpoint.
+pub(super) fn check(settings: &IdentitySettings) -> Result<(), SetupError> {
+    let is_called = settings.userinfo || settings.source == IdentitySource::Userinfo;
+    if is_called || settings.userinfo_bearer == UserinfoBearer::default() {
+        return Ok(());
+    }
+    let key = "identity.userinfo_bearer";
+    let problem = "has no effect without identity.userinfo = true; leave it out";
+    Err(SetupError::Setting { key, problem })
 }
 
 /// Fetches the claims of the user with the access token of `tokens`.

@@ -98,6 +98,7 @@ impl GrantVerifier {
         } = Self::read_files(settings)?;
         let source = settings.identity.source;
         group_lists::check(&settings.identity)?;
+        userinfo::check(&settings.identity)?;
         if source == IdentitySource::AccessToken && access_token.is_none() {
             let key = "access_token.public_key_files";
             let problem = "is empty, but identity.source is \"access_token\"";

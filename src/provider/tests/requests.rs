@@ -190,7 +190,7 @@ const REQUEST: AuthorizationRequest<'_> = AuthorizationRequest {
 
 #[test]
 fn a_prompt_for_the_password_replaces_the_configured_one() {
-    let further = "authorization_request.parameters = { prompt = \"consent\" }";
+    let further = "authorization_request.prompt = \"consent\"";
     let files = Files::new();
     let provider = files.provider("laravel-passport-13", "https://id.example", further);
     let prompts = |prompt| {
@@ -209,7 +209,7 @@ fn a_prompt_for_the_password_replaces_the_configured_one() {
 fn a_08_the_authorization_request_has_every_parameter_once() {
     let further = "authorization_endpoint = \"/oauth/authorize?tenant=a%20b\"\n\
                    scopes = [\"read\", \"write\"]\n\
-                   authorization_request.parameters = { prompt = \"consent\" }";
+                   authorization_request.prompt = \"consent\"";
     let files = Files::new();
     let provider = files.provider("laravel-passport-13", "https://id.example/sso", further);
     let url = Url::parse(&provider.authorization_url(&REQUEST).unwrap()).unwrap();

@@ -87,6 +87,7 @@ fn an_authorization_request_that_cannot_work_is_named() {
     let own = "authorization_request = { prompt = \"login\", parameters = { prompt = \"none\" } }";
     are_refused(&[
         (own, parameters),
+        (&format!("{parameters}.prompt = \"none\""), parameters),
         (&format!("{parameters}.redirect_uri = \"x\""), parameters),
         (
             &format!("{parameters}.response_mode = \"fragment\""),
@@ -252,6 +253,12 @@ fn a_public_client_without_pkce_is_refused() {
     )
     .unwrap_err();
     assert!(error.to_string().contains("`pkce`"), "{error}");
+}
+
+#[test]
+fn a_way_to_send_the_token_to_an_endpoint_that_is_not_called_is_refused() {
+    let bearer = "identity.userinfo_bearer = \"body\"";
+    are_refused(&[(bearer, "identity.userinfo_bearer")]);
 }
 
 #[test]

@@ -150,6 +150,9 @@ async fn open(
                 || matches!(code, "WRONGPASS" | "NOAUTH")
             {
                 RedisConnectError::Login { server, source }
+            } else if source.to_string().contains("refused to switch database") {
+                // The library has no kind for this error.
+                RedisConnectError::Database { server, source }
             } else {
                 RedisConnectError::Server { server, source }
             }
@@ -212,12 +215,14 @@ pub(super) async fn ask_sentinel(
         .arg("master")
         .arg(master);
     let answers = commands.query_async(&mut open.commands).await;
-    answers
-        .and_then(read_answer)
-        .map_err(|source| RedisConnectError::Server {
-            server: sentinel.to_string().into(),
-            source: Arc::new(source),
-        })
+    answers.and_then(read_answer).map_err(|source| {
+        let (server, source) = (sentinel.to_string().into(), Arc::new(source));
+        if source.to_string().contains("unknown command") {
+            RedisConnectError::NotSentinel(server)
+        } else {
+            RedisConnectError::Server { server, source }
+        }
+    })
 }
 
 /// Connects to the server. If the TLS handshake has not ended at `deadline`, the error says so.

@@ -43,6 +43,23 @@ pub enum RedisConnectError {
     /// operator is responsible for this error.
     #[error("{} is empty, or has several lines, or white space around the text; write only the text", .0.display())]
     FileText(PathBuf),
+    /// The server has no database with the number in the settings. The operator is responsible for this error.
+    #[error(
+        "{server} refuses the database of session.store.redis; set a lower number in `database`"
+    )]
+    Database {
+        /// The address of the server.
+        server: Box<str>,
+        /// The answer of the server.
+        #[source]
+        source: Arc<RedisError>,
+    },
+    /// The server is not a Sentinel. The operator is responsible for this error.
+    #[error(
+        "{0} is not a Sentinel; with sentinel_master, urls lists the Sentinels, and without it, urls names the \
+         server itself"
+    )]
+    NotSentinel(Box<str>),
     /// No Sentinel knows the address of the master.
     #[error("no Sentinel knows a master with the name `{0}`")]
     NoMaster(Box<str>),
@@ -93,9 +110,11 @@ impl RedisConnectError {
     pub(super) fn is_mistake(&self) -> bool {
         match self {
             Self::Cluster(_)
+            | Self::Database { .. }
             | Self::File { .. }
             | Self::FileText(_)
             | Self::Login { .. }
+            | Self::NotSentinel(_)
             | Self::Tls(_) => true,
             Self::NoMaster(_)
             | Self::NotMaster(_)

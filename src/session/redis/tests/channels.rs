@@ -71,6 +71,24 @@ async fn the_check_over_the_network_reports_a_port_without_tls() {
 }
 
 #[tokio::test]
+async fn a_database_that_does_not_exist_and_a_server_that_is_no_sentinel_are_mistakes() {
+    let (server, fixture) = (Server::start(&[]), Fixture::memory());
+    let settings = RedisSettings {
+        database: 99,
+        ..server.settings()
+    };
+    let refused = "refuses the database of session.store.redis";
+    assert!(found(&settings).await.contains(refused));
+    assert!(try_start(&settings, &fixture).is_err());
+    let settings = RedisSettings {
+        sentinel_master: Some("main".to_owned()),
+        ..server.settings()
+    };
+    assert!(found(&settings).await.contains("is not a Sentinel"));
+    assert!(try_start(&settings, &fixture).is_err());
+}
+
+#[tokio::test]
 async fn the_check_over_the_network_reports_missing_rights() {
     let server = Server::start(&[]);
     let settings = server.settings();
