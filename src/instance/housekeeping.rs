@@ -9,7 +9,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use crate::config::Upstreams;
 use crate::gateway;
 use crate::session::{Maintained, StoreError};
-use crate::telemetry::chain;
+use crate::telemetry::{EventLimiter, chain};
 use crate::tls::{Acceptor, Refreshed};
 
 /// The pause between two full batches of expired sessions, during which workers can use the cache.
@@ -17,6 +17,9 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(10);
 
 /// The interval between two checks of the certificate files.
 const FILES: Duration = Duration::from_secs(10);
+
+/// The pause between two warnings that sessions have ended because the memory was full.
+const WARNING_PAUSE: Duration = Duration::from_mins(1);
 
 /// Creates a timer. If a tick is late, the timer does not repeat the missed ticks.
 pub(super) fn ticks_every(period: Duration) -> Interval {
@@ -37,6 +40,7 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState) {
         ..
     } = process;
     let mut ticks = ticks_every(Duration::from_secs(1));
+    let mut capacity = CapacityWarning::default();
     loop {
         ticks.tick().await;
         // The store itself reports write errors. After a write error, the next tick tries to remove
@@ -57,8 +61,52 @@ pub(super) async fn maintain_sessions(process: gateway::ProcessState) {
             );
         }
         metrics.sessions(sessions.count(), sessions.pushed_out());
+        capacity.report(sessions.ended_by_capacity(), clock.since_epoch());
         metrics.unreadable_sessions(sessions.unreadable());
         metrics.session_store(sessions.ready().is_ok(), sessions.replicas());
+    }
+}
+
+/// The warning that sessions have ended because the memory for sessions was full.
+#[derive(Debug)]
+struct CapacityWarning {
+    limiter: EventLimiter,
+    /// The number of ended sessions that the log has already reported.
+    reported: u64,
+}
+
+impl Default for CapacityWarning {
+    fn default() -> Self {
+        Self {
+            limiter: EventLimiter::new(WARNING_PAUSE),
+            reported: 0,
+        }
+    }
+}
+
+impl CapacityWarning {
+    /// Warns at most once a minute. `ended` is the number of sessions that have ended since the start
+    /// of the process. `now` is the time since the Unix epoch.
+    fn report(&mut self, ended: u64, now: Duration) {
+        if let Some(sessions) = self.due(ended, now) {
+            tracing::warn!(
+                reason = "session_pushed_out",
+                setting = "session.capacity_mib",
+                sessions,
+                "Sessions have ended, because session.capacity_mib is too small for all sessions. This \
+                 warning is logged once a minute"
+            );
+        }
+    }
+
+    /// Returns the number of sessions that have ended since the last warning, if a warning is due.
+    fn due(&mut self, ended: u64, now: Duration) -> Option<u64> {
+        let sessions = ended.saturating_sub(self.reported);
+        if sessions == 0 || !self.limiter.is_due("session.capacity_mib", now) {
+            return None;
+        }
+        self.reported = ended;
+        Some(sessions)
     }
 }
 
@@ -134,6 +182,17 @@ mod tests {
     use crate::server::Readiness;
     use crate::session::{Registrations, Sessions, Settings, StoreSettings};
     use crate::telemetry::Metrics;
+
+    #[test]
+    fn the_warning_about_a_full_memory_comes_once_a_minute_and_counts_every_session() {
+        let mut warning = CapacityWarning::default();
+        let at = Duration::from_secs;
+        assert_eq!(warning.due(0, at(60)), None);
+        assert_eq!(warning.due(2, at(61)), Some(2));
+        assert_eq!(warning.due(5, at(119)), None);
+        assert_eq!(warning.due(5, at(120)), Some(3));
+        assert_eq!(warning.due(5, at(180)), None);
+    }
 
     #[tokio::test]
     async fn a_process_without_its_session_thread_is_reported_as_broken() {

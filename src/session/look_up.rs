@@ -87,6 +87,9 @@ impl Sessions {
             return false;
         }
         if let Some(before) = stored.note_use(now) {
+            // The cache evicts the session that was not read for the longest time. A use without a
+            // look-up must count as a read, so the session is read here, at most once per second.
+            drop(self.cache.get(stored.key()));
             self.tell_of_use(stored, before, now);
         }
         true
@@ -162,3 +165,7 @@ fn fetched(session: Arc<Session>, is_live: bool) -> Lookup {
         Lookup::Expired
     }
 }
+
+#[cfg(test)]
+#[path = "capacity_tests.rs"]
+mod tests;

@@ -36,6 +36,7 @@ mod device;
 mod disk;
 mod ending;
 mod entry;
+mod figures;
 mod file;
 mod first_format;
 mod groups;
@@ -439,32 +440,10 @@ impl Sessions {
         told
     }
 
-    /// Returns the number of all sessions in the store.
-    pub fn count(&self) -> u64 {
-        self.store.count()
-    }
-
     /// Returns the number of processes that share the store. They share the limits of the calls to
     /// each provider.
     pub(crate) fn replicas(&self) -> NonZeroU32 {
         self.store.replicas()
-    }
-
-    /// Returns the number of sessions that the cache has evicted because the cache was full.
-    pub(crate) fn pushed_out(&self) -> u64 {
-        self.store.cache().evicted()
-    }
-
-    /// Returns the number of reads of a shared store that found a session which cannot be read, by
-    /// reason.
-    pub(crate) fn unreadable(&self) -> [(&'static str, u64); 3] {
-        self.store.unreadable()
-    }
-
-    /// Returns the number of bytes that count towards the capacity of the cache: the contents of
-    /// the cached sessions, plus [`OVERHEAD`] for each session.
-    pub fn weight(&self) -> u64 {
-        self.cache.weighted_size()
     }
 
     /// Returns the reference to a session of this store.

@@ -236,6 +236,10 @@ impl Keeper {
                     self.forget(key, *why);
                 }
                 self.remember((&session, provider_session), replica);
+                // The cache applies many waiting reads and writes together, and treats all reads as
+                // older than all writes. If many new sessions waited, the cache would evict sessions
+                // that are in use.
+                self.run_pending_tasks();
                 self.count();
                 send(answer, Ok(Opened::Stored));
             }

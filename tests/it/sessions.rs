@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use sidegate::clock::{Clock, Timestamp};
 
+use crate::support::browser::Browser;
 use crate::support::browser_request::BrowserRequest;
 use crate::support::gateway::{Gateway, Settings};
 use crate::support::jar::SameSite;
+use crate::support::process::Process;
 use crate::support::provider::StandIn;
 use crate::support::raw::exchange;
 use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, assert_nothing_opened, url};
@@ -402,4 +404,22 @@ async fn g_10_many_people_at_once_get_their_own_sessions() {
     }
     people.join_all().await;
     assert_eq!(scene.provider.exchanges().len(), 60);
+}
+
+#[tokio::test]
+async fn a_store_in_memory_that_is_too_small_warns_and_names_its_setting() {
+    let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
+    let settings = Settings::new(ORIGIN, &provider.url(), &app.url())
+        .with(ROUTES)
+        .with("[session]\ncapacity_mib = 1\n");
+    let process = Process::start(settings).await;
+    let token = serde_json::json!({ "refresh_token": "~".repeat(16_000) });
+    provider.token_members(token);
+    for number in 0..100 {
+        let browser = Browser::new().leading(ORIGIN, process.address());
+        browser.plant(&provider.url(), &format!("user=user{number}; Path=/"));
+        assert_eq!(browser.visit(&url("/")).await.text(), "seen");
+    }
+    let warning = "session.capacity_mib is too small";
+    process.wait_for_log(|log| log.contains(warning)).await;
 }
