@@ -440,6 +440,7 @@ async fn a_full_store_in_memory_ends_the_least_recently_used_sessions() {
     let replaced = sessions.replace(&first, tokens("token-1"), None).await;
     assert!(matches!(replaced, Ok(Replaced::Ended)));
     assert!(sessions.pushed_out() > 500);
+    assert_eq!(sessions.ended_by_capacity(), sessions.pushed_out());
     assert_eq!(sessions.count(), 1000 - sessions.pushed_out());
 }
 

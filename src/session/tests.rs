@@ -157,6 +157,7 @@ async fn evicted_sessions_are_read_from_the_file() {
         sessions.maintain(NOW).await.unwrap();
     }
     assert!(sessions.pushed_out() > 200);
+    assert_eq!(sessions.ended_by_capacity(), 0);
     assert_eq!(sessions.count(), 300);
     let held = session(&sessions, &ids[299]).await;
     for (number, id) in ids.iter().enumerate() {

@@ -12,7 +12,7 @@ use crate::support::jar::SameSite;
 use crate::support::process::Process;
 use crate::support::provider::StandIn;
 use crate::support::raw::exchange;
-use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, assert_nothing_opened, url};
+use crate::support::scene::{ORIGIN, ROUTES, SESSION, Scene, assert_nothing_opened, figure, url};
 use crate::support::upstream::RecordingUpstream;
 
 async fn status_with(scene: &Scene, cookie: &str) -> u16 {
@@ -407,19 +407,34 @@ async fn g_10_many_people_at_once_get_their_own_sessions() {
 }
 
 #[tokio::test]
-async fn a_store_in_memory_that_is_too_small_warns_and_names_its_setting() {
+async fn a_store_in_memory_that_is_too_small_leaves_a_warning_that_names_its_setting() {
     let (provider, app) = (StandIn::start().await, RecordingUpstream::start().await);
     let settings = Settings::new(ORIGIN, &provider.url(), &app.url())
         .with(ROUTES)
         .with("[session]\ncapacity_mib = 1\n");
     let process = Process::start(settings).await;
-    let token = serde_json::json!({ "refresh_token": "~".repeat(16_000) });
-    provider.token_members(token);
-    for number in 0..100 {
+    let sign_in = async |number: usize| {
         let browser = Browser::new().leading(ORIGIN, process.address());
         browser.plant(&provider.url(), &format!("user=user{number}; Path=/"));
         assert_eq!(browser.visit(&url("/")).await.text(), "seen");
-    }
+    };
     let warning = "session.capacity_mib is too small";
+    // The memory has room for at least 100 sessions of usual size.
+    for number in 0..100 {
+        sign_in(number).await;
+    }
+    let pushed_out = figure(process.operations(), "sidegate_sessions_pushed_out_total");
+    assert_eq!(pushed_out.await, Some(0));
+    // The memory has room for about 60 sessions with a long token.
+    let token = serde_json::json!({ "refresh_token": "~".repeat(16_000) });
+    provider.token_members(token);
+    for number in 100..200 {
+        sign_in(number).await;
+    }
     process.wait_for_log(|log| log.contains(warning)).await;
+    let log = process.log();
+    assert!(
+        log.contains("\"setting\":\"session.capacity_mib\""),
+        "{log}"
+    );
 }
