@@ -7,7 +7,11 @@ if notice ~= '' and redis.call('EXISTS', notice) == 1 then return {'repeated', -
 local ended, is_complete = {}, true
 for at = 9, #ARGV do
   local group = ARGV[at]
-  if group:sub(1, 1) ~= 'K' then redis.call('SET', ended_at(group), now, 'PX', remembered) end
+  if group:sub(1, 1) ~= 'K' then
+    -- A full server accepts a SET only after another write of the same script.
+    redis.call('DEL', ended_at(group))
+    redis.call('SET', ended_at(group), now, 'PX', remembered)
+  end
   local keys
   if group:sub(1, 1) == 'A' then
     keys = redis.call('ZRANGE', INDEX, 0, limit - 1)

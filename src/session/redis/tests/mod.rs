@@ -15,6 +15,7 @@ use std::time::Duration;
 mod away;
 mod bound;
 mod channels;
+mod eviction;
 mod failover;
 mod moving;
 mod refusals;

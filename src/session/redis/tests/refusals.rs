@@ -92,51 +92,6 @@ async fn f_12_a_full_server_refuses_logins_and_keeps_sessions_and_sign_outs() {
     }
 }
 
-/// The policy allows the server to evict every key: sessions, indexes, and the name of the server.
-#[tokio::test]
-async fn f_12_a_full_server_that_evicts_keys_loses_sessions_and_accepts_logins() {
-    let (server, fixture) = (Server::start(&[]), Fixture::memory());
-    let mut settings = server.settings();
-    settings.coherence = Duration::from_millis(400);
-    let started = start(&settings, &fixture);
-    let number = |section: &str, name: &str| -> u64 {
-        let said = server.command(&["INFO", section]);
-        let value = said.lines().find_map(|line| line.strip_prefix(name));
-        value.unwrap().trim().parse().unwrap()
-    };
-    let limit = number("memory", "used_memory:").saturating_add(500_000);
-    let policy = ["CONFIG", "SET", "maxmemory-policy", "allkeys-random"];
-    assert_eq!(server.command(&policy), "OK");
-    let full = ["CONFIG", "SET", "maxmemory", &limit.to_string()];
-    assert_eq!(server.command(&full), "OK");
-    let mut ids = Vec::new();
-    for number in 0..1500 {
-        ids.push(open(&started.sessions, &number.to_string(), NOW).await);
-    }
-    assert!(number("stats", "evicted_keys:") > 500);
-    assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
-    started.shared.cache.apply(Event::Lost);
-    let mut lost = 0;
-    for id in &ids {
-        if live(&started.sessions, id, NOW).await {
-            let ended = started.sessions.end(&id.key(), EndReason::SignedOut).await;
-            assert_eq!(ended.unwrap(), Ended::Session);
-        } else {
-            lost += 1;
-        }
-        assert!(!live(&started.sessions, id, NOW).await);
-    }
-    assert!((500..1500).contains(&lost), "{lost}");
-    let again = open(&started.sessions, "again", NOW).await;
-    assert!(live(&started.sessions, &again, NOW).await);
-    assert!(started.sessions.count() > 0);
-    // The sweep removes the index entries of the evicted sessions.
-    let much_later = NOW.plus(Duration::from_hours(48));
-    let maintain = || started.sessions.maintain(much_later);
-    while maintain().await.unwrap() == crate::session::Maintained::More {}
-    assert_eq!(started.sessions.count(), 0);
-}
-
 #[tokio::test]
 async fn f_12_a_server_that_became_a_replica_is_left() {
     let (server, fixture) = (Server::start(&[]), Fixture::memory());
