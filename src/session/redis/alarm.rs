@@ -17,6 +17,7 @@ pub(super) struct Alarm {
     is_refused: AtomicBool,
     has_no_count: AtomicBool,
     has_no_name: AtomicBool,
+    evicts: AtomicBool,
     clock_differs: EventLimiter,
     unreadable: EventLimiter,
     refused_commands: EventLimiter,
@@ -29,6 +30,7 @@ impl Default for Alarm {
             is_refused: AtomicBool::new(false),
             has_no_count: AtomicBool::new(false),
             has_no_name: AtomicBool::new(false),
+            evicts: AtomicBool::new(false),
             clock_differs: EventLimiter::new(Duration::from_mins(1)),
             unreadable: EventLimiter::new(Duration::from_mins(1)),
             refused_commands: EventLimiter::new(Duration::from_mins(1)),
@@ -86,6 +88,22 @@ impl Alarm {
                 reason,
                 "The user of the session store may not use INFO; after a failover, a refresh token can be \
                  used twice"
+            );
+        }
+    }
+
+    /// Reports that a full server removes sessions. `policy` is the memory policy of such a server. The log contains
+    /// this event again only after a connection to a server that removes nothing.
+    pub(super) fn eviction(&self, policy: Option<&str>) {
+        let was_known = self.evicts.swap(policy.is_some(), Ordering::Relaxed);
+        if let Some(policy) = policy
+            && !was_known
+        {
+            let reason = "session_store_evicts";
+            tracing::warn!(
+                reason,
+                policy,
+                "A full session store removes sessions and marks; set its maxmemory-policy to noeviction"
             );
         }
     }

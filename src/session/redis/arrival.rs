@@ -22,6 +22,7 @@ use super::scripts::ARRIVE;
 impl Shared {
     /// Notes at the server that this replica uses the server now.
     pub(super) async fn arrive(&self, open: &mut Open) -> Result<(), RedisError> {
+        self.alarm.eviction(open.eviction.as_deref());
         let Some(name) = &open.name else {
             self.alarm.server_unknown();
             return Ok(());

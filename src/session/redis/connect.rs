@@ -42,6 +42,8 @@ pub(super) struct Open {
     /// The name that the server has until its next restart or its next change of role. `None` if the user of the
     /// store may not ask for it.
     pub(super) name: Option<String>,
+    /// The memory policy of the server, if a full server removes keys.
+    pub(super) eviction: Option<String>,
     /// The number of the last failover, as the Sentinels have told it. Zero without Sentinels.
     pub(super) epoch: u64,
     driver: JoinHandle<()>,
@@ -163,6 +165,7 @@ async fn open(
         commands: Commands::new(connection, settings.command_timeout),
         server: name(),
         name: None,
+        eviction: None,
         epoch: 0,
         driver: tokio::spawn(driver),
     })
@@ -191,7 +194,15 @@ async fn check_role(open: &mut Open, found: Option<&Found>) -> Result<(), RedisC
         return Err(RedisConnectError::Unconfirmed(server()));
     }
     open.name = info.as_ref().and_then(arrival::name);
+    open.eviction = info.as_ref().and_then(eviction);
     Ok(())
+}
+
+/// Returns the memory policy of a server that removes keys when it is full.
+fn eviction(info: &InfoDict) -> Option<String> {
+    let policy: String = info.get("maxmemory_policy")?;
+    let most: String = info.get("maxmemory")?;
+    (policy != "noeviction" && most != "0").then_some(policy)
 }
 
 /// Asks a Sentinel for the address of the master. `None` if the Sentinel does not know the master.

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use tokio::process::Command;
+
+use crate::support::gateway::PROGRAM;
+use crate::support::process::Process;
 use crate::support::redis::{Redis, Replicas};
 use crate::support::scene::{ORIGIN, SESSION, figure, url, wait_for_figure};
 
@@ -115,4 +119,29 @@ async fn a_stopped_server_delays_one_request_and_then_counts_as_away() {
     wait_for_store(&replicas, 1).await;
     let page = replicas.at(&browser, 2).fetch(&url("/page")).await;
     assert_eq!(page.text(), "seen", "{}", page.describe());
+}
+
+#[tokio::test]
+async fn f_12_a_server_that_removes_sessions_when_it_is_full_is_named_in_the_log_and_by_the_check()
+{
+    let options = ["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+    let redis = Redis::start(&options).await;
+    let replicas = Replicas::start(&redis).await;
+    let store = format!("[session.store.redis]\nurls = [\"{}\"]\n", redis.url());
+    let warned = Process::start(replicas.settings(&store)).await;
+    let reason = "session_store_evicts";
+    warned.wait_for_log(|log| log.contains(reason)).await;
+    let config = replicas.gateways[0].settings().write();
+    let mut check = Command::new(PROGRAM);
+    check.args(["check", "--online", "--config"]).arg(&config);
+    let check = check.output().await.unwrap();
+    let said = String::from_utf8_lossy(&check.stdout).into_owned()
+        + &String::from_utf8_lossy(&check.stderr);
+    assert!(said.contains("maxmemory-policy is allkeys-lru"), "{said}");
+    assert!(!check.status.success(), "{said}");
+    // A server that refuses changes when it is full is good.
+    let keep = ["CONFIG", "SET", "maxmemory-policy", "noeviction"];
+    assert_eq!(redis.command(&keep).await, "OK");
+    let quiet = Process::start(replicas.settings(&store)).await;
+    assert!(!quiet.log().contains(reason), "{}", quiet.log());
 }

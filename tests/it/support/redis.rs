@@ -155,7 +155,8 @@ impl Replicas {
         Gateway::with_clock(self.settings(store), self.clock.clone())
     }
 
-    fn settings(&self, store: &str) -> Settings {
+    /// The settings of one more gateway with this table of the store.
+    pub(crate) fn settings(&self, store: &str) -> Settings {
         let keys = self.folder.path().join("keys");
         std::fs::write(&keys, STANDARD.encode([7; 32])).unwrap();
         let login = format!("[login]\nstate_key_file = \"{}\"\n", keys.display());
