@@ -99,8 +99,8 @@ pub(super) fn check_app_sign_out_reach(
     }
 }
 
-/// Returns a warning for each route without `hosts` that decides about a part of a host and admits more users than the
-/// route of this host. The route whose prefix has the most segments decides, with or without `hosts`.
+/// Returns a warning for each route without `hosts` that decides about a part of a host, and admits more users than the
+/// route of this host. The route whose prefix has the most segments decides, even if it has no `hosts`.
 pub(super) fn weaker_without_hosts(routes: &RouteTable) -> Vec<String> {
     let served = routes.for_worker();
     let everywhere = routes.iter().filter(|route| route.hosts().next().is_none());
@@ -109,10 +109,10 @@ pub(super) fn weaker_without_hosts(routes: &RouteTable) -> Vec<String> {
             let serving = served.serving(host, route.prefix());
             serving.is_some_and(|serving| serving.index() == route.index())
         };
+        // The comparison of two prefixes is the most expensive step, so it comes last.
         routes.iter().find_map(|own| {
-            let is_below = own.public_prefix().covers(route.prefix());
-            let host = own.hosts().find(|host| decides(host))?;
-            (is_below && admits_more(route, own)).then(|| {
+            let host = own.hosts().find(|host| admits_more(route, own) && decides(host))?;
+            own.public_prefix().covers(route.prefix()).then(|| {
                 format!(
                     "routes.{}.hosts: the route `{}` also decides at {host}, and admits more users than the route \
                      `{}` of this host; if this is not meant, list the hosts of the route",

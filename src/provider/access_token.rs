@@ -76,7 +76,7 @@ impl AccessTokenVerifier {
 /// Refuses the required audience and the required issuer of access tokens. Sidegate calls this
 /// function if no key is configured, because Sidegate then checks no access token.
 pub(super) fn refuse_unused(settings: &Settings) -> Result<(), SetupError> {
-    // With the source "userinfo" or "none", the issuer also names the issuer of the identity.
+    // With the source "userinfo" or "none", the key also names the issuer of the users, so it has an effect.
     let names_issuer = matches!(
         settings.identity.source,
         IdentitySource::None | IdentitySource::Userinfo

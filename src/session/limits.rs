@@ -12,9 +12,9 @@ use super::stored::Stored;
 use super::{EndReason, Session, record};
 use crate::clock::Timestamp;
 
-/// The longest time between two look-ups of a session that is in use, in milliseconds. A look-up is not needed for the order
-/// of evictions, because each use reads the cache once a second. A look-up replaces what a connection remembers about its
-/// session.
+/// The longest time between two look-ups of a session that is in use, in milliseconds. Between two look-ups, a connection
+/// uses the session that it remembers. The order of evictions does not depend on this time, because each use also reads
+/// the cache, at most once per second.
 const LONGEST_WITHOUT_LOOK_UP: u64 = 30_000;
 
 /// The longest time between the use of a session and the report of this use to the store, in
