@@ -4,7 +4,6 @@ use http::{HeaderMap, StatusCode};
 use rcgen::PublicKeyData as _;
 
 use super::*;
-use crate::provider::access_token::refuse_unused;
 
 /// Returns the reason why the gateway refuses settings with the additional keys `further`.
 fn refused(files: &Files, further: &str) -> String {
@@ -259,60 +258,6 @@ fn a_public_client_without_pkce_is_refused() {
 fn a_way_to_send_the_token_to_an_endpoint_that_is_not_called_is_refused() {
     let bearer = "identity.userinfo_bearer = \"body\"";
     are_refused(&[(bearer, "identity.userinfo_bearer")]);
-}
-
-#[test]
-fn an_identity_from_access_tokens_needs_a_public_key() {
-    let files = Files::new();
-    let mut settings = settings(
-        "laravel-passport-13",
-        &files.operator("https://id.example", ""),
-    );
-    settings.access_token.public_key_files.clear();
-    let error = Provider::new("op", &settings, &Environment::default()).unwrap_err();
-    assert!(
-        error.to_string().contains("access_token.public_key_files"),
-        "{error}"
-    );
-}
-
-#[test]
-fn checks_of_access_tokens_without_a_key_are_refused() {
-    use IdentitySource::{IdToken, Userinfo};
-    let files = Files::new();
-    let audience = "access_token.audience = \"api\"";
-    let issuer = "access_token.issuer = \"https://id.example\"";
-    for (source, further, refused) in [
-        (Userinfo, "", None),
-        (Userinfo, audience, Some("`access_token.audience`")),
-        // The issuer of the access token names the issuer of the identity.
-        (Userinfo, issuer, None),
-        (IdToken, audience, Some("`access_token.audience`")),
-        (IdToken, issuer, Some("`access_token.issuer`")),
-    ] {
-        let text = files.operator("https://id.example", further);
-        let mut settings = settings("laravel-passport-13", &text);
-        settings.access_token.public_key_files.clear();
-        settings.identity.source = source;
-        let result = refuse_unused(&settings);
-        match (result, refused) {
-            (Ok(()), None) => {}
-            (Err(error), Some(key)) => assert!(error.to_string().contains(key), "{error}"),
-            (result, _) => panic!("{source:?} {further}: {result:?}"),
-        }
-    }
-    // The set-up of a provider refuses the settings, too.
-    let mut settings = settings(
-        "laravel-passport-13",
-        &files.operator("https://id.example", audience),
-    );
-    settings.access_token.public_key_files.clear();
-    settings.identity.source = Userinfo;
-    let error = Provider::new("op", &settings, &Environment::default()).unwrap_err();
-    assert!(
-        error.to_string().contains("access_token.audience"),
-        "{error}"
-    );
 }
 
 /// Returns a PKCS#1 key with the given modulus and exponent, without a check of the two numbers.

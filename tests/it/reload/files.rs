@@ -35,13 +35,8 @@ async fn failed_settings_are_tried_again() {
         "prefix = \"/team\"\nprovider = \"main\"\n",
     );
     settings.overwrite(&format!("{open}{missing}"));
-    assert!(
-        scene
-            .gateway
-            .reload_for(ReloadCause::SettingsFile)
-            .await
-            .is_err()
-    );
+    let replaced = scene.gateway.reload_for(ReloadCause::SettingsFile).await;
+    assert!(replaced.is_err());
     scene.gateway.settings().overwrite("half of a");
     scene
         .gateway
@@ -59,13 +54,8 @@ async fn a_file_that_could_not_be_read_is_read_by_the_next_try() {
     let mut scene = Scene::new().await;
     let text = scene.gateway.settings().text();
     scene.gateway.settings().remove();
-    assert!(
-        scene
-            .gateway
-            .reload_for(ReloadCause::SettingsFile)
-            .await
-            .is_err()
-    );
+    let replaced = scene.gateway.reload_for(ReloadCause::SettingsFile).await;
+    assert!(replaced.is_err());
     assert!(scene.gateway.reload_for(ReloadCause::Retry).await.is_err());
     scene
         .gateway
